@@ -1,11 +1,12 @@
 """The JSON of requests and answers, as pydantic models. OpenAPI and generated clients are made from them."""
 
 from datetime import UTC, datetime
+from enum import IntEnum
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
-from media_api.requests.identifiers import LABEL_KEY, checked_label
+from media_api.requests.identifiers import LABEL_KEY, MAX_LABELS, checked_labels
 from media_core import ids
 from media_core.auth.tokens import Claims
 from media_core.events import feed
@@ -157,17 +158,8 @@ class Attachment(BaseModel):
     media_id: str = Field(max_length=64, examples=[_MEDIA_ID])
 
 
-MAX_LABELS = 16
 MOST_SIGNED_SECONDS = 604_800
 """What any tenant can allow."""
-
-
-def _labels(labels: dict[str, str]) -> dict[str, str]:
-    if len(labels) > MAX_LABELS:
-        raise ValueError(f"A file has at most {MAX_LABELS} labels")
-    for key, value in labels.items():
-        checked_label(key, value)
-    return labels
 
 
 LabelValue = Annotated[str, Field(json_schema_extra={"format": "label-value"})]
@@ -186,13 +178,29 @@ class Change(BaseModel):
         description="As with an upload. `name` is taken, too.",
     )
     tenant_scope: bool | None = Field(None, description="Everybody of the tenant may see it.")
-    labels: Annotated[dict[str, LabelValue], AfterValidator(_labels)] | None = Field(
+    labels: Annotated[dict[str, LabelValue], AfterValidator(checked_labels)] | None = Field(
         None,
         description=f"All its labels: they take the place of those that it has. At most {MAX_LABELS}; a key has 1 to "
         "63 characters of `a-z0-9._-`, a value up to 255 printable ones.",
         json_schema_extra={"maxProperties": MAX_LABELS, "propertyNames": {"pattern": f"^{LABEL_KEY}$"}},
         examples=[{"project": "atlas"}],
     )
+
+
+class ThumbnailSize(IntEnum):
+    """The sizes of `media_core.examination.thumbnails.SIZES`; the largest is the master itself."""
+
+    SMALL = 160
+    MEDIUM = 320
+    LARGE = 640
+    LARGEST = 1024
+
+
+SIGNED_SIZE = (
+    "Sign the thumbnail in this size instead: its longest side in pixels. For any but "
+    f"{ThumbnailSize.LARGEST} it is a URL of this api, as with `via=api`. In such a URL you may write another size, so "
+    "one URL fills a `srcset`."
+)
 
 
 class Signed(BaseModel):
@@ -214,6 +222,7 @@ class SignRequest(BaseModel):
 
     media_ids: list[Annotated[str, Field(max_length=64)]] = Field(min_length=1, max_length=200, examples=[[_MEDIA_ID]])
     thumbnail: bool = Field(False, description="Sign the thumbnails instead.")
+    size: Annotated[Literal[160, 320, 640, 1024] | None, BeforeValidator(_whole)] = Field(None, description=SIGNED_SIZE)
     expires_in: Annotated[int | None, BeforeValidator(_whole)] = Field(
         None,
         ge=1,

@@ -10,6 +10,7 @@ says "later" (425, 429, 503), a call waits as long as it says, at most a minute 
 """
 
 import functools
+import json
 import math
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
@@ -70,6 +71,7 @@ class Calls:
         filename: str | None = None,
         room_id: str | None = None,
         tenant_scope: bool = False,
+        labels: Mapping[str, str] | None = None,
         on_bytes: OnBytes = lambda _: None,
         notes: str | os.PathLike[str] | None = None,
     ) -> Media:
@@ -80,6 +82,8 @@ class Calls:
         fields = {"tenant_scope": "true"} if tenant_scope else {}
         if room_id is not None:
             fields["room_id"] = known_room(room_id)
+        if labels:
+            fields["labels"] = json.dumps(dict(labels), sort_keys=True)
         with open_source(file, filename) as source:
             media: Media
             if source.size is not None and source.size >= FROM_BYTES:
@@ -153,6 +157,7 @@ class Calls:
         *,
         owner: str | None = None,
         type: MediaType | None = None,  # noqa: A002 (the API's name)
+        room_id: str | None = None,
         room: str | None = None,
         scan_status: str | None = None,
         name: str | None = None,
@@ -166,6 +171,7 @@ class Calls:
         """Pages of the files that you have uploaded, newest first, `limit` files in all.
 
         `owner`: for admins, whose: a subject, or `all`. A page may have few files, even none, and another follow.
+        `room`: as `room_id`.
         """
         return self._api.pages(
             "media",
@@ -173,7 +179,7 @@ class Calls:
             cursor=cursor,
             owner=owner,
             type=type,
-            room=None if room is None else known_room(room),
+            room_id=_room(room_id, room),
             scan_status=scan_status,
             name=name,
             created_after=None if created_after is None else created_after.astimezone().isoformat(),
@@ -220,18 +226,32 @@ class Calls:
     # --- URLs without a token ----------------------------------------------------------------------------------------
 
     async def signed(
-        self, media_id: str, *, thumbnail: bool = False, expires_in: int | None = None, via: Via | None = None
+        self,
+        media_id: str,
+        *,
+        thumbnail: bool = False,
+        size: int | None = None,
+        expires_in: int | None = None,
+        via: Via | None = None,
     ) -> Signed:
-        """A URL that needs no token, for `expires_in` seconds; by default five minutes."""
-        wanted = {"thumbnail": "true" if thumbnail else None, "expires_in": expires_in, "via": via}
+        """A URL that needs no token, for `expires_in` seconds; by default five minutes. `size`: of its thumbnail."""
+        wanted = {"thumbnail": "true" if thumbnail else None, "size": size, "expires_in": expires_in, "via": via}
         signed: Signed = await self._api.get("media", "signed", media_id, **wanted)
         return signed
 
     async def sign(
-        self, media_ids: Sequence[str], *, thumbnail: bool = False, expires_in: int | None = None, via: Via = "store"
+        self,
+        media_ids: Sequence[str],
+        *,
+        thumbnail: bool = False,
+        size: int | None = None,
+        expires_in: int | None = None,
+        via: Via = "store",
     ) -> list[SignedOne]:
         """The same for any number of files, in their order. One without a URL has an `error` instead."""
-        wanted = {"thumbnail": thumbnail, "expires_in": expires_in, "via": via}
+        wanted: dict[str, Any] = {"thumbnail": thumbnail, "expires_in": expires_in, "via": via}
+        if size is not None:
+            wanted["size"] = size
         found: list[SignedOne] = []
         for start in range(0, len(media_ids), MOST_SIGNED):
             ids = list(media_ids[start : start + MOST_SIGNED])
@@ -314,14 +334,23 @@ class Calls:
         job: Job = await self._api.get("jobs", job_id)
         return job
 
-    def jobs(self, *, cursor: str | None = None, limit: int | None = None) -> AsyncGenerator[Page[Job], None]:
-        """Pages of your own jobs, newest first, `limit` jobs in all."""
-        return self._api.pages("jobs", limit=limit, cursor=cursor)
+    def jobs(
+        self,
+        *,
+        kind: str | None = None,
+        status: str | Sequence[str] | None = None,
+        media_id: str | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncGenerator[Page[Job], None]:
+        """Pages of your own jobs, newest first, `limit` jobs in all. `status`: one or several."""
+        return self._api.pages("jobs", limit=limit, cursor=cursor, kind=kind, status=status, media_id=media_id)
 
     def search(
         self,
         words: str,
         *,
+        room_id: str | None = None,
         room: str | None = None,
         owner: str | None = None,
         language: str | None = None,
@@ -331,7 +360,8 @@ class Calls:
     ) -> AsyncGenerator[Page[SearchHit], None]:
         """Pages of places where something was said, the best first, `limit` places in all.
 
-        `words`: words, `"a phrase"`, the beginning of a word as `word*`. `owner`: `me`, or a subject.
+        `words`: words, `"a phrase"`, the beginning of a word as `word*`. `owner`: `me`, or a subject. `room`: as
+        `room_id`.
         """
         return self._api.pages(
             "transcripts",
@@ -339,7 +369,7 @@ class Calls:
             limit=limit,
             cursor=cursor,
             q=words,
-            room=None if room is None else known_room(room),
+            room_id=_room(room_id, room),
             owner=owner,
             language=language,
             label=_labels(labels),
@@ -496,6 +526,11 @@ class AsyncClient(Calls):
 
     async def close(self) -> None:
         await self._api.wire.end()
+
+
+def _room(room_id: str | None, room: str | None) -> str | None:
+    named = room if room_id is None else room_id
+    return None if named is None else known_room(named)
 
 
 def _labels(labels: Mapping[str, str] | None) -> list[str] | None:

@@ -1,12 +1,15 @@
 """An item's bytes and its thumbnail, as routes serve them: by a token, or by a URL that the api signed."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
+
+from fastapi import Request, Response
 
 from media_api.answers import downloads
 from media_api.services import Services
-from media_core.errors import Lost, Refused
+from media_core.decoding import DecodingFailed
+from media_core.errors import Lost, Refused, Unavailable
 from media_core.examination import media_types, thumbnails
 from media_core.items.access import RETRY_AFTER_SECONDS, Item
 from media_core.items.library import Library
@@ -77,6 +80,31 @@ async def master_of(services: Services, item: Item) -> bytes:
         return await services.store.read(master.key, 0, MAX_MASTER_BYTES)
     except ObjectMissing:
         raise await master.missed() from None
+
+
+async def respond_thumbnail(
+    services: Services,
+    request: Request,
+    item: Item,
+    size: int,
+    *,
+    safety: Mapping[str, str] = downloads.SAFETY_HEADERS,
+) -> Response:
+    """The thumbnail in one of `thumbnails.SIZES`: WebP, or JPEG where the request prefers it. Raises as `master_of`."""
+    image_format: Literal["jpeg", "webp"] = "jpeg" if downloads.prefers_jpeg(request.headers.get("accept")) else "webp"
+    require_thumbnail(item)
+    etag = f'"{item.thumbnail_sha256}-{size}-{image_format}"'
+    headers = {"ETag": etag, "Vary": "Accept", "Cache-Control": downloads.CACHING, **safety}
+    if unsent := downloads.without_body(request, etag, headers):
+        return unsent
+    picture = await master_of(services, item)
+    if (size, image_format) != (thumbnails.SIZES[-1], "webp"):
+        try:
+            picture = await thumbnails.variant(services.decoder, picture, size, image_format)
+        except DecodingFailed as error:  # our own picture is not corrupt: the decoder is out of time or memory
+            raise Unavailable("thumbnail decoder", error.code) from error
+    headers["Content-Disposition"] = thumbnail_name(item, image_format)
+    return Response(picture, headers=headers, media_type=f"image/{image_format}")
 
 
 def require_thumbnail(item: Item) -> None:

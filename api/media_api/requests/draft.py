@@ -14,7 +14,7 @@ from multipart import parse_options_header  # type: ignore[import-untyped]  # it
 from starlette.datastructures import URL, QueryParams
 
 from media_api.requests.filenames import filename_of
-from media_api.requests.identifiers import known_room
+from media_api.requests.identifiers import known_room, labels_in
 from media_api.requests.multipart import claimed_type_of, flag_of
 from media_api.requests.tus import number
 from media_core.errors import Refused
@@ -55,7 +55,7 @@ def is_complete(headers: Mapping[str, str], version: str) -> bool:
 
 def declared_of(headers: Mapping[str, str], query: QueryParams) -> Declared:
     """What the request that begins an upload says of the file: its type and name in Content-Type and
-    Content-Disposition, its room and scope in the query. Raises Refused `invalid_request`, `bad_request`.
+    Content-Disposition, its room, scope and labels in the query. Raises Refused `invalid_request`, `bad_request`.
     """
     disposition = headers.get("content-disposition", "")
     if len(disposition) > MAX_DISPOSITION_CHARACTERS:
@@ -67,6 +67,7 @@ def declared_of(headers: Mapping[str, str], query: QueryParams) -> Declared:
         claimed_type=claimed_type_of(headers.get("content-type", "")),
         tenant_scope=flag_of("tenant_scope", scope) if scope else False,
         room_id=known_room(room_id) if room_id else None,
+        labels=labels_in(query.get("labels")),
     )
 
 

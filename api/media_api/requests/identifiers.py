@@ -4,14 +4,20 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 
+from pydantic import TypeAdapter, ValidationError
+
 from media_api.requests.filenames import is_kept
 from media_api.requests.wrong_input import refused
-from media_core.errors import Refused, not_found
+from media_core.errors import not_found
 
 _ID: Final = re.compile(r"(?:med|med-thumb|job|upl)-[0-9A-HJKMNP-TV-Z]{26}")
 
 LABEL_KEY: Final = "[a-z0-9._-]{1,63}"
 _LABEL_KEY: Final = re.compile(LABEL_KEY)
+
+MAX_LABELS: Final = 16
+"""Of one file."""
+_LABELS: Final = TypeAdapter(dict[str, str])
 
 MAX_ROOM_CHARACTERS: Final = 255
 MAX_LABEL_CHARACTERS: Final = 255
@@ -48,10 +54,8 @@ def _can_be_a_room(room_id: str) -> bool:
 def known_room(room_id: str) -> str:
     """The room id itself. Raises Refused `invalid_request` for a malformed one, whether or not a room exists."""
     if not _can_be_a_room(room_id):
-        raise Refused(
-            "invalid_request",
-            f"A room id has 1 to {MAX_ROOM_CHARACTERS} printable characters, none of them `/`.",
-        )
+        what = f"A room id has 1 to {MAX_ROOM_CHARACTERS} printable characters, none of them `/`"
+        raise refused("room_id", what, f"{what}.")
     return room_id
 
 
@@ -62,6 +66,25 @@ def checked_label(key: str, value: str) -> tuple[str, str]:
     if len(value) > MAX_LABEL_CHARACTERS or not all(map(is_kept, value)):
         raise ValueError(f"The value of a label has at most {MAX_LABEL_CHARACTERS} printable characters")
     return key, value
+
+
+def checked_labels(labels: dict[str, str]) -> dict[str, str]:
+    """The labels of one file. Raises ValueError, with a sentence."""
+    if len(labels) > MAX_LABELS:
+        raise ValueError(f"A file has at most {MAX_LABELS} labels")
+    for key, value in labels.items():
+        checked_label(key, value)
+    return labels
+
+
+def labels_in(text: str | None) -> dict[str, str]:
+    """The labels that an upload is sent with, as JSON. Raises Refused `invalid_request`."""
+    try:
+        return checked_labels(_LABELS.validate_json(text or "{}"))
+    except ValidationError:
+        raise refused("labels", 'it must be a JSON object of texts, such as {"project": "atlas"}') from None
+    except ValueError as error:
+        raise refused("labels", str(error)) from None
 
 
 def label_filters(texts: Iterable[str]) -> tuple[tuple[str, str], ...]:

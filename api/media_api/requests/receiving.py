@@ -9,7 +9,7 @@ from fastapi import Request
 
 from media_api.requests import wrong_input
 from media_api.requests.headers import described, listed
-from media_api.requests.identifiers import ROOM_SCHEMA, known_room
+from media_api.requests.identifiers import ROOM_SCHEMA, known_room, labels_in
 from media_api.requests.multipart import Form
 from media_api.services import Services
 from media_core.errors import Refused
@@ -52,6 +52,10 @@ FILE_FIELDS: Final[Mapping[str, Any]] = {
     "room_id": {
         **text_field("Attach it to this room, in the same transaction."),
         **ROOM_SCHEMA,
+    },
+    "labels": {
+        **text_field('Its labels, as JSON: `{"project": "atlas"}`, as in a change of the file.'),
+        "format": "labels",
     },
 }
 IDEMPOTENCY_KEY: Final = "idempotency-key"
@@ -117,6 +121,7 @@ def declared_of(form: Form) -> Declared:
         claimed_type=form.claimed_type,
         tenant_scope=form.flag("tenant_scope"),
         room_id=form.text("room_id"),
+        labels=labels_in(form.text("labels")),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Final, cast
 from urllib.parse import urlsplit
 
 from media_api.requests.filenames import sanitized, text_of
-from media_api.requests.identifiers import known_id, known_room
+from media_api.requests.identifiers import known_id, known_room, labels_in
 from media_api.requests.multipart import claimed_type_of, flag_of
 from media_core.errors import Refused
 from media_core.uploads.claims import Declared
@@ -77,8 +77,8 @@ def length_of(length: str | None, deferred: str | None) -> int | None:
 
 
 def declared_of(sent: str | None) -> Declared:
-    """Upload-Metadata: `filename` (or `name`), `filetype` (or `type`), `room_id` and `tenant_scope`; the rest is only
-    given back. Raises also Refused `invalid_request`, as the form's fields do.
+    """Upload-Metadata: `filename` (or `name`), `filetype` (or `type`), `room_id`, `tenant_scope` and `labels`; the rest
+    is only given back. Raises also Refused `invalid_request`, as the form's fields do.
     """
     values = _metadata(sent or "")
     name = values.get("filename", values.get("name", b""))
@@ -90,6 +90,7 @@ def declared_of(sent: str | None) -> Declared:
         claimed_type=claimed_type_of(text_of(values.get("filetype", values.get("type", b"")))),
         tenant_scope=flag_of("tenant_scope", scope) if scope else False,
         room_id=known_room(room_id) if room_id else None,
+        labels=labels_in(text_of(values.get("labels", b""))),
     )
 
 

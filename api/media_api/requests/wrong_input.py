@@ -11,6 +11,7 @@ from annotated_types import Ge, Le, MaxLen, MinLen
 from fastapi import Request
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_flat_params
+from fastapi.params import Query
 from fastapi.routing import APIRoute
 from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
@@ -82,11 +83,15 @@ def require_known(request: Request) -> None:
 
     Raises Refused `invalid_request`.
     """
+    if not (sent := request.query_params.multi_items()):
+        return
     several = {
-        field.alias: str(field.field_info.annotation).startswith("list") for field in _parameters(request).query_params
+        field.alias: str(field.field_info.annotation).startswith("list")
+        for field in get_flat_params(_parameters(request))
+        if isinstance(field.field_info, Query)
     }
     seen: set[str] = set()
-    for name, value in request.query_params.multi_items():
+    for name, value in sent:
         if name not in several:
             if name in _NEUTRAL or name.startswith(("_", "utm_")):
                 continue

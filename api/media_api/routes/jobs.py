@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal, get_args
 
 from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.responses import StreamingResponse
@@ -16,7 +16,8 @@ from fastapi.sse import format_sse_event
 from media_api.answers import downloads, problems
 from media_api.answers.event_stream import EVENT_STREAM_CONTENT, KEEP_ALIVE_SECONDS, LastEventIdInQuery, event_stream
 from media_api.auth import JobOwner
-from media_api.models import Data, Job, Page, Segment
+from media_api.models import Data, Job, JobStatus, Page, Segment
+from media_api.requests.identifiers import known_id
 from media_api.routes.parameters import Cursor, JobId, KnownOnly, next_cursor, read_cursor
 from media_api.services import Services, Wired
 from media_core.auth.tokens import Claims
@@ -28,18 +29,39 @@ from media_core.transcripts.subtitles import BROADCAST, Shape
 
 router = APIRouter(tags=["Jobs"])
 
+Kind = Literal["scan", "transcribe", "thumbnail"]
 
-@router.get("/v1/jobs", responses=problems.described("invalid_request"), response_model_exclude_unset=True)
+
+@router.get("/v1/jobs", responses=problems.described("invalid_request", "not_found"), response_model_exclude_unset=True)
 async def list_jobs(
     caller: JobOwner,
     services: Wired,
     _known: KnownOnly,
+    kind: Annotated[Kind | None, Query(description="Only jobs of this kind.")] = None,
+    statuses: Annotated[
+        list[JobStatus],
+        Query(
+            alias="status",
+            max_length=len(get_args(JobStatus)),
+            description="Only jobs with this status, and each further.",
+        ),
+    ] = [],  # noqa: B006 (FastAPI copies it)
+    media_id: Annotated[
+        str | None, Query(description="Only jobs about this file.", json_schema_extra={"format": "med-id"})
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="Most jobs in the answer, 1 to 200.")] = 50,
     cursor: Cursor = None,
 ) -> Page[Job]:
     """Your jobs, newest first, without their results."""
     before = read_cursor(cursor, 1)[0] if cursor else None
-    found = await services.jobs.list_own(caller, before=before, limit=limit + 1)
+    found = await services.jobs.list_own(
+        caller,
+        before=before,
+        limit=limit + 1,
+        kind=kind,
+        statuses=statuses,
+        media_id=None if media_id is None else known_id(media_id),
+    )
     page = found[:limit]
     return Page(
         data=[Job.of(job) for job in page],
@@ -56,7 +78,7 @@ async def get_job(caller: JobOwner, services: Wired, job_id: JobId) -> Response:
 @router.delete(
     "/v1/jobs/{job_id}",
     status_code=202,
-    responses=problems.described("not_found"),
+    responses=problems.described("not_found", "invalid_request"),
     response_model=Data[Job],
 )
 async def cancel_job(caller: JobOwner, services: Wired, _known: KnownOnly, job_id: JobId) -> Response:
@@ -156,7 +178,7 @@ async def get_transcript(
             "the event's id). The stream ends with the job.",
             "content": EVENT_STREAM_CONTENT,
         },
-        **problems.described("not_found"),
+        **problems.described("not_found", "invalid_request"),
     },
 )
 async def watch_job(

@@ -1,13 +1,12 @@
 """`/v1/media`: upload, look at, change, download, delete. Lists are in `media_list`, signed URLs in `signing`."""
 
-from enum import IntEnum
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request, Response
 
 from media_api.answers import downloads, openapi, problems, serving
 from media_api.auth import Admin, Reader, Writer
-from media_api.models import Change, Data, Job, Media, MediaInfo
+from media_api.models import Change, Data, Job, Media, MediaInfo, ThumbnailSize
 from media_api.requests.filenames import sanitized
 from media_api.requests.json_bodies import json_request, read_json
 from media_api.requests.receiving import (
@@ -23,8 +22,6 @@ from media_api.requests.receiving import (
 )
 from media_api.routes.parameters import KnownOnly, MediaId
 from media_api.services import Wired
-from media_core.decoding import DecodingFailed
-from media_core.errors import Unavailable
 from media_core.examination import thumbnails
 from media_core.ids import media_id_of_thumbnail
 
@@ -32,15 +29,6 @@ router = APIRouter(tags=["Media"])
 
 MAX_CHANGE_BYTES: Final = 64 * 1024
 _CHANGE_SHAPE: Final = '{"filename": "…", "tenant_scope": true, "labels": {"key": "value"}}, any of these'
-
-
-class ThumbnailSize(IntEnum):
-    """The sizes of `media_core.examination.thumbnails.SIZES`; the largest is the master itself."""
-
-    SMALL = 160
-    MEDIUM = 320
-    LARGE = 640
-    LARGEST = 1024
 
 
 _UPLOAD_FORM: Final = {**form_request("UploadForm", FILE_FIELDS, required=["file"]), **HEADERS}
@@ -132,20 +120,7 @@ async def download_thumbnail(
 ) -> Response:
     """The thumbnail of a picture, a video or a PDF (its first page): WebP, or JPEG where `Accept` prefers it."""
     item = await services.library.find(caller, media_id_of_thumbnail(media_id) or media_id, "read")
-    image_format: Literal["jpeg", "webp"] = "jpeg" if downloads.prefers_jpeg(request.headers.get("accept")) else "webp"
-    serving.require_thumbnail(item)
-    etag = f'"{item.thumbnail_sha256}-{size}-{image_format}"'
-    headers = {"ETag": etag, "Vary": "Accept", "Cache-Control": downloads.CACHING, **downloads.SAFETY_HEADERS}
-    if unsent := downloads.without_body(request, etag, headers):
-        return unsent
-    picture = await serving.master_of(services, item)
-    if (size, image_format) != (ThumbnailSize.LARGEST, "webp"):
-        try:
-            picture = await thumbnails.variant(services.decoder, picture, size, image_format)
-        except DecodingFailed as error:  # our own picture is not corrupt: the decoder is out of time or memory
-            raise Unavailable("thumbnail decoder", error.code) from error
-    headers["Content-Disposition"] = serving.thumbnail_name(item, image_format)
-    return Response(picture, headers=headers, media_type=f"image/{image_format}")
+    return await serving.respond_thumbnail(services, request, item, size)
 
 
 @router.patch(
@@ -175,7 +150,7 @@ async def change_media(
     "/v1/media/{media_id}",
     status_code=204,
     response_class=Response,
-    responses=problems.described("not_yours", "not_found"),
+    responses=problems.described("not_yours", "not_found", "invalid_request"),
 )
 async def delete_media(caller: Writer, services: Wired, _known: KnownOnly, media_id: MediaId) -> None:
     """Delete a file: its uploader or an admin. The bytes go with the last upload of the same content. Repeatable."""
@@ -187,7 +162,7 @@ async def delete_media(caller: Writer, services: Wired, _known: KnownOnly, media
     status_code=202,
     responses={
         202: {"headers": {"Location": openapi.header("The job.")}},
-        **problems.described("not_found"),
+        **problems.described("not_found", "invalid_request"),
     },
     response_model_exclude_unset=True,
 )

@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, BeforeValidator
 from media_api.answers import problems
 from media_api.auth import Reader
 from media_api.models import MediaInfo, Page
-from media_api.requests.identifiers import WITHOUT_NUL, known_room, label_filters
+from media_api.requests.identifiers import WITHOUT_NUL, label_filters
 from media_api.requests.wrong_input import TIME
 from media_api.routes.parameters import (
     CategoryFilter,
@@ -50,6 +50,7 @@ async def list_media(
     caller: Reader,
     _known: KnownOnly,
     services: Wired,
+    room_id: RoomFilter,
     owner: Annotated[
         str,
         Query(
@@ -60,7 +61,6 @@ async def list_media(
         ),
     ] = "me",
     category: CategoryFilter = None,
-    room: RoomFilter = None,
     scan_status: Annotated[Status | None, Query(description="Only files with this verdict.")] = None,
     name: Annotated[
         str | None,
@@ -88,7 +88,7 @@ async def list_media(
     wanted = Filter(
         owner={"me": caller.subject, "all": None}.get(owner, owner),
         category=category,
-        room_id=None if room is None else known_room(room),
+        room_id=room_id,
         scan_status=scan_status,
         name=name,
         created_after=created_after,

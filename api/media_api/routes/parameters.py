@@ -8,9 +8,8 @@ from typing import Annotated, Any
 from fastapi import Depends, Path, Query, Request
 from pydantic import AfterValidator, Field
 
-from media_api.models import MAX_LABELS
 from media_api.requests import wrong_input
-from media_api.requests.identifiers import ROOM_SCHEMA, known_id, visitable_room
+from media_api.requests.identifiers import MAX_LABELS, ROOM_SCHEMA, known_id, known_room, visitable_room
 from media_core.errors import Refused
 from media_core.examination.media_types import Category
 
@@ -33,9 +32,25 @@ RoomId = Annotated[
 ]
 
 CategoryFilter = Annotated[Category | None, Query(alias="type", description="Only files of this kind.")]
-RoomFilter = Annotated[
-    str | None, Query(description="Only files that are attached in this room.", json_schema_extra=ROOM_SCHEMA)
-]
+
+
+def _room_filter(
+    room_id: Annotated[
+        str | None,
+        Query(
+            description="Only files that are attached in this room. `room` is taken, too.",
+            json_schema_extra=ROOM_SCHEMA,
+        ),
+    ] = None,
+    room: Annotated[str | None, Query(include_in_schema=False)] = None,
+) -> str | None:
+    if room_id is not None and room is not None:
+        raise wrong_input.refused("room", "it is another name of `room_id`; send one of the two")
+    wanted = room if room_id is None else room_id
+    return None if wanted is None else known_room(wanted)
+
+
+RoomFilter = Annotated[str | None, Depends(_room_filter)]
 LabelFilters = Annotated[
     list[Annotated[str, Field(json_schema_extra={"format": "label"})]],
     Query(max_length=MAX_LABELS, description="`key=value`: only files with this label, and each further."),

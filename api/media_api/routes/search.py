@@ -8,7 +8,7 @@ from media_api.answers import problems
 from media_api.auth import Reader
 from media_api.models import Page, SearchHit
 from media_api.requests import wrong_input
-from media_api.requests.identifiers import known_room, label_filters
+from media_api.requests.identifiers import label_filters
 from media_api.routes.parameters import (
     Cursor,
     KnownOnly,
@@ -46,7 +46,7 @@ async def search_transcripts(
             examples=['"next year" budg*'],
         ),
     ],
-    room: RoomFilter = None,
+    room_id: RoomFilter,
     owner: Annotated[
         str | None,
         Query(min_length=1, max_length=255, description="Only files of this uploader: `me`, or the `sub` of a token."),
@@ -76,7 +76,7 @@ async def search_transcripts(
         raise wrong_input.refused("language", "it must be an ISO 639-1 code such as en")
     wanted = Wanted(
         q,
-        room_id=None if room is None else known_room(room),
+        room_id=room_id,
         owner=caller.subject if owner == "me" else owner,
         language=None if language is None else language.lower(),
         labels=label_filters(label),

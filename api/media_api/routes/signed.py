@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from fastapi import APIRouter, Request, Response
 
 from media_api.answers import downloads, serving
+from media_api.requests import wrong_input
 from media_api.requests.identifiers import known_id
 from media_api.services import Wired
 from media_core.errors import not_found
+from media_core.examination import thumbnails
 from media_core.store import FolderStore
 from media_core.store.object_keys import thumbnail_key
 
@@ -41,6 +43,11 @@ async def signed_object(services: Wired, request: Request, key: str) -> Response
 async def shared_media(services: Wired, request: Request, media_id: str) -> Response:
     shared = await services.shared_urls.verify(media_id, request.query_params)
     item = await services.library.find_by_url(known_id(shared.media_id))
+    if shared.thumbnail and (size := request.query_params.get("size")) is not None:
+        if size not in map(str, thumbnails.SIZES):
+            raise wrong_input.refused("size", f"it must be one of {', '.join(map(str, thumbnails.SIZES))}")
+        safety = downloads.signed_headers(thumbnails.MASTER_TYPE)
+        return await serving.respond_thumbnail(services, request, item, int(size), safety=safety)
     if shared.thumbnail:
         content, source = await serving.thumbnail_of(services, item)
     else:

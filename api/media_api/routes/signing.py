@@ -7,7 +7,16 @@ from fastapi import APIRouter, Query, Request
 
 from media_api.answers import downloads, problems, serving
 from media_api.auth import Reader
-from media_api.models import MOST_SIGNED_SECONDS, Data, Signed, SignedOne, SignError, SignRequest
+from media_api.models import (
+    MOST_SIGNED_SECONDS,
+    SIGNED_SIZE,
+    Data,
+    Signed,
+    SignedOne,
+    SignError,
+    SignRequest,
+    ThumbnailSize,
+)
 from media_api.requests import wrong_input
 from media_api.requests.identifiers import is_id
 from media_api.requests.json_bodies import json_request, read_json
@@ -37,6 +46,7 @@ async def sign_media(
     services: Wired,
     media_id: MediaId,
     thumbnail: Annotated[bool, Query(description="Sign the thumbnail instead.")] = False,
+    size: Annotated[ThumbnailSize | None, Query(description=SIGNED_SIZE)] = None,
     expires_in: Annotated[
         int | None,
         Query(
@@ -54,10 +64,10 @@ async def sign_media(
     ] = "store",
 ) -> Data[Signed]:
     """A URL that works without a token for five minutes, with this type and disposition only."""
-    sign = await _signing(services, expires_in, via)
+    sign = await _signing(services, expires_in, via, size)
     source = media_id_of_thumbnail(media_id)
     item = await services.library.find(caller, source or media_id, "share")
-    signed = await sign.url(item, thumbnail=thumbnail or source is not None)
+    signed = await sign.url(item, thumbnail=thumbnail or source is not None or size is not None)
     return Data(data=Signed(url=signed.url, expires_at=signed.expires_at))
 
 
@@ -71,13 +81,13 @@ async def sign_many_media(
 ) -> Data[list[SignedOne]]:
     """URLs of up to 200 files at once, in the order of their ids; where there is none, an error stands in its place."""
     wanted = await read_json(services, request, SignRequest, shape='{"media_ids": ["med-…"]}', at_most=MAX_BODY_BYTES)
-    sign = await _signing(services, wanted.expires_in, wanted.via)
+    sign = await _signing(services, wanted.expires_in, wanted.via, wanted.size)
     sources = {given: media_id_of_thumbnail(given) or given for given in wanted.media_ids if is_id(given)}
     found = await services.library.find_all(caller, sources.values(), "share")
     answers = []
     for given in wanted.media_ids:
         item = found[sources[given]] if given in sources else not_found()
-        thumbnail = wanted.thumbnail or media_id_of_thumbnail(given) is not None
+        thumbnail = wanted.thumbnail or media_id_of_thumbnail(given) is not None or wanted.size is not None
         answers.append(await _answer(sign, given, item, thumbnail=thumbnail))
     return Data(data=answers)
 
@@ -93,20 +103,22 @@ async def _answer(sign: "_Signing", media_id: str, item: Item | Refused, *, thum
     return SignedOne(media_id=media_id, url=signed.url, expires_at=signed.expires_at, error=None)
 
 
-async def _signing(services: Services, expires_in: int | None, via: Via) -> "_Signing":
+async def _signing(services: Services, expires_in: int | None, via: Via, size: int | None) -> "_Signing":
     """Raises Refused `invalid_request` where the tenant allows less."""
     most = services.settings.server.signed_url_max_seconds
     if expires_in is not None and expires_in > most:
         raise wrong_input.refused("expires_in", f"a URL may be valid for at most {most} seconds here", limit=most)
     lifetime = timedelta(seconds=min(SIGNED_FOR, most) if expires_in is None else expires_in)
-    return _Signing(services, lifetime, await services.shared_urls.signer(lifetime) if via == "api" else None)
+    is_ours = via == "api" or size not in (None, ThumbnailSize.LARGEST)  # the store has thumbnails in one size only
+    signer = await services.shared_urls.signer(lifetime) if is_ours else None
+    return _Signing(services, lifetime, signer, size)
 
 
 class _Signing:
-    """Signs URLs of the api with `signer`, of the object store without one."""
+    """Signs URLs of the api with `signer`, of the object store without one. `size`: of thumbnails."""
 
-    def __init__(self, services: Services, lifetime: timedelta, signer: Signer | None) -> None:
-        self._services, self._lifetime, self._signer = services, lifetime, signer
+    def __init__(self, services: Services, lifetime: timedelta, signer: Signer | None, size: int | None) -> None:
+        self._services, self._lifetime, self._signer, self._size = services, lifetime, signer, size
 
     async def url(self, item: Item, *, thumbnail: bool) -> SignedUrl:
         """For an item that the caller may share. Raises Refused `thumbnail_pending`, `no_thumbnail`; Lost."""
@@ -115,7 +127,7 @@ class _Signing:
         else:
             await serving.stored(self._services, item).require()
         if self._signer is not None:
-            return self._signer.sign(Shared(item.media_id, thumbnail))
+            return self._signer.sign(Shared(item.media_id, thumbnail), self._size)
         store, tenant_id = self._services.store, self._services.tenant_id
         if thumbnail:
             key, mime_type = thumbnail_key(tenant_id, item.sha256), thumbnails.MASTER_TYPE

@@ -102,7 +102,8 @@ _FORM: Final = {
 async def transcribe(caller: Transcriber, services: Wired, request: Request, response: Response) -> Data[JobAccepted]:
     """Submit a recording for transcription. Answers at once; the job waits for the file's clean verdict, then runs.
 
-    With `media_id` the form may also be urlencoded.
+    With `media_id` the form may also be urlencoded. What it says of a file then (`room_id`, `tenant_scope`, `labels`)
+    changes nothing: the file is as it was uploaded.
     """
     key = idempotency_key(request)
     await services.jobs.require_enabled()

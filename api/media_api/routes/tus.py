@@ -82,7 +82,7 @@ _OF_CREATION: Final = (
     described("upload-defer-length", "`1`: the length is told later.", enum=["1"]),
     described(
         "upload-metadata",
-        "`filename`, `filetype`, `room_id`, `tenant_scope`; each value in base64.",
+        "`filename`, `filetype`, `room_id`, `tenant_scope`, `labels` (JSON); each value in base64.",
         format="tus-metadata",
     ),
     described(

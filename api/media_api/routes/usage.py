@@ -12,7 +12,7 @@ from media_core.contents.quota import MIB
 router = APIRouter(tags=["Usage"])
 
 
-@router.get("/v1/usage", responses=problems.described())
+@router.get("/v1/usage", responses=problems.described("invalid_request"))
 async def get_usage(caller: Reader, services: Wired, _known: KnownOnly) -> Data[Usage]:
     """What the tenant stores and may store."""
     policy = await services.policy.current()

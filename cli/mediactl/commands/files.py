@@ -36,6 +36,7 @@ def upload(
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Files; - reads standard input.")],
     room: Annotated[str | None, typer.Option(help="Add them to this room.")] = None,
     tenant_scope: Annotated[bool, typer.Option("--tenant-scope", help="Let everybody of the tenant see them.")] = False,
+    label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label them; repeatable.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the scanner's verdict.")] = False,
     name: Annotated[str | None, typer.Option(help="Store it under this file name (one file only).")] = None,
 ) -> None:
@@ -47,14 +48,13 @@ def upload(
     if name and len(files) > 1:
         raise Misuse("--name is for one file, and several are given")
     room_id = None if room is None else known_room(room)
+    wanted: dict[str, Any] = {"room_id": room_id, "tenant_scope": tenant_scope, "labels": labels_of(label)}
 
     def send(source: Source) -> Media:
         try:
             return with_bar(
                 source,
-                lambda on_bytes: session.client.upload(
-                    source, room_id=room_id, tenant_scope=tenant_scope, on_bytes=on_bytes, notes=under_way()
-                ),
+                lambda on_bytes: session.client.upload(source, **wanted, on_bytes=on_bytes, notes=under_way()),
             )
         except KeyboardInterrupt:
             if source.size is not None and source.size >= FROM_BYTES:
@@ -121,10 +121,7 @@ def download(
 
     After a break the same command goes on where it stopped.
     """
-    if size is not None and not thumbnail:
-        raise Misuse("--size needs --thumbnail")
-    if size is not None and size not in PREVIEW_SIZES:
-        raise Misuse(f"--size {size}: it has to be one of {', '.join(map(str, PREVIEW_SIZES))}")
+    _check_size(size, thumbnail=thumbnail)
     jpeg = output is not None and output.suffix.lower() in {".jpg", ".jpeg"}
     with render.transfer_progress() as progress:
         task = progress.add_task(render.printable(output.name if output else media_id), total=None)
@@ -146,6 +143,13 @@ def download(
         render.data({"path": str(done.path), "size": done.size, "outcome": done.outcome})
     else:
         render.line(done.path, render.size(done.size), done.outcome)
+
+
+def _check_size(size: int | None, *, thumbnail: bool) -> None:
+    if size is not None and not thumbnail:
+        raise Misuse("--size needs --thumbnail")
+    if size is not None and size not in PREVIEW_SIZES:
+        raise Misuse(f"--size {size}: it has to be one of {', '.join(map(str, PREVIEW_SIZES))}")
 
 
 @command(app, "info")
@@ -243,6 +247,7 @@ def sign(
     session: Session,
     media_ids: Annotated[list[str], typer.Argument(metavar="ID", help="Media ids.")],
     thumbnail: Annotated[bool, typer.Option("--thumbnail", help="Sign their thumbnails instead.")] = False,
+    size: Annotated[int | None, typer.Option(help="Longest side of the thumbnails: 160, 320, 640, 1024.")] = None,
     seconds: Annotated[int | None, typer.Option(min=1, help="How long they are valid. Default: 300.")] = None,
     via: Annotated[Via, typer.Option(help="api: URLs that end early with the file or its verdict.")] = Via.store,
 ) -> None:
@@ -250,7 +255,8 @@ def sign(
 
     Prints a line for each: media id, URL. Where there is none, stderr says why, and the exit code is 1.
     """
-    signed = session.client.sign(media_ids, thumbnail=thumbnail, expires_in=seconds, via=via.value)
+    _check_size(size, thumbnail=thumbnail)
+    signed = session.client.sign(media_ids, thumbnail=thumbnail, size=size, expires_in=seconds, via=via.value)
     answers = {answer["media_id"]: answer for answer in signed}
 
     def one(media_id: str) -> None:

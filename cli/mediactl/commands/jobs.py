@@ -119,9 +119,18 @@ def get_job(
 
 
 @command(jobs, "ls")
-def list_jobs(session: Session, limit: Limit = 50, everything: All = False) -> None:
+def list_jobs(
+    session: Session,
+    kind: Annotated[str | None, typer.Option(help="Only this kind: scan, transcribe.")] = None,
+    status: Annotated[
+        list[str] | None,
+        typer.Option(help="Only with this status: queued, running, completed, failed, cancelled; repeatable."),
+    ] = None,
+    limit: Limit = 50,
+    everything: All = False,
+) -> None:
     """List your own jobs, newest first."""
-    found, more = all_of(session.client.jobs(limit=None if everything else limit))
+    found, more = all_of(session.client.jobs(kind=kind, status=status, limit=None if everything else limit))
     if session.as_json:
         render.data(found)
         return
@@ -148,7 +157,7 @@ def list_jobs(session: Session, limit: Limit = 50, everything: All = False) -> N
         ],
     )
     if not found:
-        render.note("You have no jobs.")
+        render.note("You have no such jobs." if kind or status else "You have no jobs.")
     elif more:
         render.note(f"These are the newest {len(found)}; --all shows all.")
 

@@ -74,6 +74,19 @@ WITH noted AS (
 SELECT size, EXISTS (SELECT FROM noted) AS is_new FROM blob
 WHERE sha256 = %(sha256)s AND {STANDS}
 """  # noqa: S608 (only constants are put in)
+_BEGIN: Final = "SELECT * FROM content_begin(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)"
+_COMMIT: Final = (
+    "SELECT * FROM content_commit(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)"
+)
+# An answer that is given again changes no labels.
+_LABELLED: Final = """
+WITH made AS MATERIALIZED ({}), labelled AS (
+    INSERT INTO label (media_id, key, value)
+    SELECT made.answer ->> 'media_id', key, value FROM made, jsonb_each_text(%s::jsonb)
+    WHERE made.state IN ('new', 'stored')
+)
+SELECT * FROM made
+"""
 _END_LOSS: Final = "UPDATE blob SET lost_at = NULL WHERE sha256 = %s AND lost_at IS NOT NULL"
 
 
@@ -109,6 +122,7 @@ class NewItem:
     key: str | None
     """Idempotency-Key."""
     fingerprint: str
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def columns(self) -> tuple[str | bool | None, ...]:
         """In the order of the parameters of `content_begin` and `content_commit`."""
@@ -204,8 +218,9 @@ class Contents:
         """After the put: writes the content's row, the item and its jobs in one durable transaction, and ends the
         reservation. Raises Infected, Again, KeyReused, NoMoreFiles; then nothing was written.
         """
-        (row,) = await self._call(
-            "SELECT * FROM content_commit(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)",
+        row = await self._made(
+            _COMMIT,
+            item,
             reservation.id,
             sha256,
             facts.size,
@@ -409,6 +424,13 @@ class Contents:
             sha256,
         )
 
+    async def _made(self, query: str, item: NewItem, *arguments: Any) -> Any:
+        """The row of a statement that may add the item, which has its labels in the same statement."""
+        if item.labels:
+            query, arguments = _LABELLED.format(query), (*arguments, json.dumps(dict(item.labels)))
+        (row,) = await self._call(query, *arguments)
+        return row
+
     async def _call(self, query: Any, *arguments: Any) -> list[Any]:
         try:
             return await self.database.call(query, arguments)
@@ -485,8 +507,9 @@ class Reservation:
         self._open, self._sha256 = True, sha256
         for attempt in range(3):
             try:
-                (row,) = await self._contents._call(
-                    "SELECT * FROM content_begin(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)",
+                row = await self._contents._made(
+                    _BEGIN,
+                    item,
                     self.id,
                     sha256,
                     total,

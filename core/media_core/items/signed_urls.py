@@ -69,11 +69,12 @@ class Signer:
         self._public_url, self._tenant_id, self._key = public_url, tenant_id, key
         self._expires = expires.replace(microsecond=0)
 
-    def sign(self, shared: Shared) -> SignedUrl:
+    def sign(self, shared: Shared, size: int | None = None) -> SignedUrl:
+        """`size`: of a thumbnail. It is not signed, so that a page can write all sizes of one URL into a `srcset`."""
         expires = str(int(self._expires.timestamp()))
         query = {"expires": expires, "signature": _signature(self._key, self._tenant_id, shared, expires)}
         if shared.thumbnail:
-            query = {"thumbnail": "true", **query}
+            query = {"thumbnail": "true", **query, **({} if size is None else {"size": str(size)})}
         return SignedUrl(f"{self._public_url}/shared/{shared.media_id}?{urlencode(query)}", self._expires)
 
 

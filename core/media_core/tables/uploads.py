@@ -25,6 +25,7 @@ class UploadRow(SQLModel, table=True):
     claimed_type: str | None = Field(default=None, sa_type=Text)
     tenant_scope: bool = False
     room_id: str | None = Field(default=None, sa_type=Text)
+    labels: dict[str, str] | None = Field(default=None, sa_type=JSONB)
     concat: str | None = Field(default=None, sa_type=Text)
     """Upload-Concat, as it came: `partial`, or `final;` and the parts' URLs."""
     digest: str | None = Field(default=None, sa_type=Text)

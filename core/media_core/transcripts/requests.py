@@ -55,6 +55,9 @@ SELECT {_COLUMNS}, {_POSITION}, result FROM job WHERE job_id = %(job_id)s AND {_
 _LIST: Final = f"""
 SELECT {_COLUMNS}, CAST(NULL AS integer) AS queue_position, CAST(NULL AS jsonb) AS result FROM job
 WHERE owner = %(owner)s AND {_STANDING} AND (CAST(%(before)s AS text) IS NULL OR job_id < %(before)s)
+  AND (CAST(%(kind)s AS text) IS NULL OR kind = %(kind)s)
+  AND (CAST(%(statuses)s AS text[]) = '{{}}' OR status = ANY(%(statuses)s))
+  AND (CAST(%(media_id)s AS text) IS NULL OR media_id = %(media_id)s)
 ORDER BY job_id DESC LIMIT %(limit)s
 """  # noqa: S608 (only constants are put in)
 _ASKED_BEFORE: Final = """
@@ -228,9 +231,25 @@ class Jobs:
                 return _job(row)
         raise not_found()
 
-    async def list_own(self, caller: Claims, *, before: str | None, limit: int) -> list[Job]:
-        """Newest first, without their results; `before` is the id of the last one seen."""
-        parameters = {"owner": caller.subject, "before": before, "limit": limit}
+    async def list_own(
+        self,
+        caller: Claims,
+        *,
+        before: str | None,
+        limit: int,
+        kind: str | None = None,
+        statuses: Collection[str] = (),
+        media_id: str | None = None,
+    ) -> list[Job]:
+        """Newest first, without their results; `before` is the id of the last one seen. No `statuses`: with any."""
+        parameters = {
+            "owner": caller.subject,
+            "before": before,
+            "limit": limit,
+            "kind": kind,
+            "statuses": list(statuses),
+            "media_id": media_id,
+        }
         return [_job(row) for row in await self.database.call(_LIST, parameters)]
 
     async def cancel(self, caller: Claims, job_id: str) -> Job:

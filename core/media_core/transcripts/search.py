@@ -181,9 +181,7 @@ class Search:
         queries, too_common = await self._queries([term for term in terms if not term.is_unwanted], wanted)
         hits, goes_on = await self._page(caller, wanted, terms, queries, after, limit) if queries else ([], None)
         if too_common and not hits and goes_on is None and after is None:
-            raise Refused(
-                "invalid_request", "q: these words are too common to be searched; add one that is said less often."
-            )
+            raise _wrong("these words are too common to be searched; add one that is said less often")
         return hits, goes_on
 
     async def _page(
@@ -268,10 +266,7 @@ class Search:
         }
         found = await self._database.call(_BEGINNING, asked)
         if len(found) > MOST_BEGINNING:
-            raise Refused(
-                "invalid_request",
-                f"q: more than {MOST_BEGINNING} words begin with {beginning!r}; write more letters of it.",
-            )
+            raise _wrong(f"more than {MOST_BEGINNING} words begin with {beginning!r}; write more letters of it")
         return sorted({row.stem for row in found})
 
     async def _stems(self, asked: Iterable[tuple[str, str]]) -> Stems:
@@ -495,12 +490,14 @@ def _terms(text: str) -> list[Term]:
             is_beginning = plain is not None and plain.endswith("*")
             terms.append(Term(tuple(word.folded for word in said), is_beginning, hyphen is not None))
     if all(term.is_unwanted for term in terms):
-        raise Refused(
-            "invalid_request", 'q: it has no word to find; write words, "a phrase" or the beginning of a word*.'
-        )
+        raise _wrong('it has no word to find; write words, "a phrase" or the beginning of a word*')
     if count > MOST_WORDS:
-        raise Refused("invalid_request", f"q: it has more than {MOST_WORDS} words.")
+        raise _wrong(f"it has more than {MOST_WORDS} words")
     return list(dict.fromkeys(terms))
+
+
+def _wrong(what: str) -> Refused:
+    return Refused("invalid_request", f"q: {what}.", errors=[{"where": "q", "what": what}])
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -68,6 +68,7 @@ class Declared:
     tenant_scope: bool = False
     room_id: str | None = None
     text: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 class Claim:

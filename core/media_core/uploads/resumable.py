@@ -32,7 +32,7 @@ import json
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final, Literal
 
@@ -102,7 +102,8 @@ class Resumables:
         checked(caller, declared, length, policy)
         once = None
         if idempotency_key is not None:
-            request = ["upload in several requests", *astuple(declared), length, partial, digest]
+            said = (declared.filename, declared.claimed_type, declared.tenant_scope, declared.room_id, declared.text)
+            request = ["upload in several requests", *said, length, partial, digest]  # `text` has the labels, too
             once = Once(idempotency_key, json.dumps(request))
             if (earlier := await self.rows.earlier(caller, once)) is not None:
                 try:
@@ -227,7 +228,7 @@ class Resumables:
         if claim.answer is not None:
             return
         with claim.working():
-            pieces, announced = await whole(self._database, claim.upload_id)
+            pieces, announced, labels = await whole(self._database, claim.upload_id)
             gathered = self._store.gathered(claim.upload_id, pieces)
             known = self.hashes.take(claim)
             sha256 = await (_hashed(gathered) if known is None else known.hexdigest())
@@ -237,8 +238,8 @@ class Resumables:
                     raise another_digest(sha256, said)
             try:
                 async with await self.uploads.whole(gathered, sha256, claim.reservation) as upload:
-                    key = f"upload {claim.upload_id}"
-                    uploaded = await upload.commit(caller, claim.declared, idempotency_key=key)
+                    key, declared = f"upload {claim.upload_id}", replace(claim.declared, labels=labels)
+                    uploaded = await upload.commit(caller, declared, idempotency_key=key)
             except Refused as refused:
                 if refused.code == "infected":
                     await self.rows.end(claim)

@@ -42,16 +42,16 @@ WITH kept AS (
     WHERE known.created_at < now() - interval '24 hours' OR known.answer ->> 'upload_id' = %(gone)s
     RETURNING key
 )
-INSERT INTO upload (upload_id, owner, declared, filename, claimed_type, tenant_scope, room_id, concat, digest, length,
-    received, answer, expires_at)
+INSERT INTO upload (upload_id, owner, declared, filename, claimed_type, tenant_scope, room_id, labels, concat, digest,
+    length, received, answer, expires_at)
 SELECT %(upload_id)s, %(owner)s, %(declared)s, %(filename)s, %(claimed_type)s, %(tenant_scope)s, %(room_id)s,
-    %(concat)s, %(digest)s, %(length)s, %(received)s, %(answer)s, now() + %(lifetime)s
+    %(labels)s, %(concat)s, %(digest)s, %(length)s, %(received)s, %(answer)s, now() + %(lifetime)s
 WHERE %(key)s::text IS NULL OR EXISTS (SELECT FROM taken)
 RETURNING upload_id
 """
 _PIECES: Final = "SELECT name, size FROM upload_piece WHERE upload_id = %s ORDER BY number"
 _WHOLE: Final = """
-SELECT name, size, digest FROM upload_piece JOIN upload USING (upload_id) WHERE upload_id = %s ORDER BY number
+SELECT name, size, digest, labels FROM upload_piece JOIN upload USING (upload_id) WHERE upload_id = %s ORDER BY number
 """
 _FORGET: Final = "DELETE FROM upload WHERE upload_id = %s"
 
@@ -138,6 +138,7 @@ class Rows:
                 "claimed_type": declared.claimed_type,
                 "tenant_scope": declared.tenant_scope,
                 "room_id": declared.room_id,
+                "labels": json.dumps(dict(declared.labels)) if declared.labels else None,
                 "concat": concat,
                 "digest": digest,
                 "length": length,
@@ -218,10 +219,10 @@ async def pieces_of(database: Database, upload_id: str) -> list[Piece]:
     return [Piece(row.name, row.size) for row in await database.call(_PIECES, (upload_id,))]
 
 
-async def whole(database: Database, upload_id: str) -> tuple[list[Piece], str | None]:
-    """Of an upload whose bytes have all come: its pieces, and the digest that it was begun with."""
+async def whole(database: Database, upload_id: str) -> tuple[list[Piece], str | None, dict[str, str]]:
+    """Of an upload whose bytes have all come: its pieces, and the digest and labels that it was begun with."""
     rows = await database.call(_WHOLE, (upload_id,))
-    return [Piece(row.name, row.size) for row in rows], rows[0].digest
+    return [Piece(row.name, row.size) for row in rows], rows[0].digest, rows[0].labels or {}
 
 
 async def remove(database: Database, store: ObjectStore, upload_id: str) -> None:

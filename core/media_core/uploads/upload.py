@@ -273,6 +273,9 @@ class Upload:
         if self.size == 0:
             raise Refused("empty_file", "The file is empty; send at least one byte.")
         sha256 = await self._sha256()
+        said = [operation, sha256, declared.filename, declared.tenant_scope, declared.room_id]
+        if declared.labels:
+            said.append(sorted(declared.labels.items()))
         item = NewItem(
             media_id=new_media_id(),
             filename=declared.filename,
@@ -281,7 +284,8 @@ class Upload:
             tenant_scope=declared.tenant_scope,
             room_id=declared.room_id,
             key=idempotency_key or None,
-            fingerprint=json.dumps([operation, sha256, declared.filename, declared.tenant_scope, declared.room_id]),
+            fingerprint=json.dumps(said),
+            labels=declared.labels,
         )
         try:
             return await self._keep(sha256, item)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin
@@ -117,6 +118,10 @@ def _nearest(name: str, known: Sequence[str], *, alternatives: bool = True) -> s
     return f"; known here: {', '.join(known)}" if alternatives else ""
 
 
+_SECRET = re.compile(r"(?<=//)[^/@]*(?=@)|(?<=whsec_)[A-Za-z0-9+/=]+")
+"""User and password of a URL, and a webhook's secret: no log has them."""
+
+
 def shown(value: Any) -> str:
     if isinstance(value, Mapping):
         return "an object"
@@ -124,5 +129,5 @@ def shown(value: Any) -> str:
         return "a list"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    text = repr(value)
+    text = _SECRET.sub("…", repr(value))
     return text if len(text) <= 60 else text[:57] + "…"

@@ -30,11 +30,13 @@ def is_as_typed(answer: Any, kind: type) -> None:
 
 
 async def test_what_the_api_answers_is_what_the_types_say(api: Api, media: AsyncClient) -> None:
-    sent = await media.upload(photo(300, 200), filename="a.jpg", room_id="garden")
+    labels = {"project": "atlas", "ort": "Köln"}
+    sent = await media.upload(photo(300, 200), filename="a.jpg", room_id="garden", labels=labels)
     is_as_typed(sent, models.Media)
     await api.verdict(sent["sha256"])
     info = await media.info(sent["media_id"])
     is_as_typed(info, models.MediaInfo)
+    assert info["labels"] == labels
     [page] = [page async for page in media.room_files("garden", limit=1)]
     is_as_typed(page, models.Page)
     is_as_typed(page["data"][0], models.RoomFile)

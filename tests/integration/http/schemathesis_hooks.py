@@ -28,8 +28,10 @@ base64_text = st.binary(max_size=20).map(lambda data: base64.b64encode(data).dec
 for name, ids in KNOWN.items():
     schemathesis.openapi.format(name, st.sampled_from(ids))
 schemathesis.openapi.format("room-id", printable.filter(lambda room: room not in ("", ".", "..")))
-schemathesis.openapi.format("label", st.builds("{}={}".format, st.from_regex(LABEL_KEY, fullmatch=True), printable))
+label_keys = st.from_regex(LABEL_KEY, fullmatch=True)
+schemathesis.openapi.format("label", st.builds("{}={}".format, label_keys, printable))
 schemathesis.openapi.format("label-value", printable)
+schemathesis.openapi.format("labels", st.dictionaries(label_keys, printable, max_size=3).map(json.dumps))
 schemathesis.openapi.format("form-text", printable)
 schemathesis.openapi.format("language", st.sampled_from(["", *LANGUAGES]))
 schemathesis.openapi.format("digest", st.sampled_from(["unixsum=30637", "sha-512=:AAAA:"]))

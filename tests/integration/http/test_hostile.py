@@ -11,11 +11,11 @@ import pytest
 from tests.integration.servers.api import Api, anybody, upload
 
 LISTS = {
-    "/v1/media": ("cursor", "sort", "created_after", "created_before", "name", "owner", "room", "label", "type"),
-    "/v1/jobs": ("cursor",),
+    "/v1/media": ("cursor", "sort", "created_after", "created_before", "name", "owner", "room_id", "label", "type"),
+    "/v1/jobs": ("cursor", "kind", "status", "media_id"),
     "/v1/rooms/garden/files": ("cursor", "type"),
     "/v1/events": ("cursor", "type", "media_id", "lastEventId"),
-    "/v1/transcripts/search": ("cursor", "q", "owner", "room", "label", "language"),
+    "/v1/transcripts/search": ("cursor", "q", "owner", "room_id", "label", "language"),
 }
 """Each list, with the parameters that it takes beside numbers."""
 TIMES = (

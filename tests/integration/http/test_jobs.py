@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
 
-from media_api.routes.jobs import answer_of
+from media_api.routes.jobs import Kind, answer_of
+from media_core.jobs.kinds import KINDS
 from media_core.jobs.queue import Cancelled, Queue
 from media_core.transcripts import formats
 from media_core.transcripts.requests import Jobs
@@ -373,6 +374,18 @@ async def test_own_jobs_are_listed_newest_first_page_by_page(api: Api) -> None:
             answer = await client.get("/v1/jobs", params={"cursor": bad})
             assert answer.status_code in (200, 422)
         problem(await client.get("/v1/jobs", params={"limit": 201}), 422, "invalid_request")
+        for wanted, those in (
+            ({"status": "completed"}, job_ids[:1]),
+            ({"status": ["queued", "running"], "kind": "transcribe"}, job_ids[1:]),
+            ({"kind": "scan"}, []),
+            ({"media_id": found[3]["media_id"]}, job_ids[3:4]),
+        ):
+            page = (await client.get("/v1/jobs", params=wanted)).json()
+            assert [job["job_id"] for job in page["data"]] == those
+        for name, wrong in (("status", "done"), ("kind", "upload")):
+            problem(await client.get("/v1/jobs", params={name: wrong}), 422, "invalid_request")
+        problem(await client.get("/v1/jobs", params={"media_id": "7"}), 404, "not_found")
+    assert get_args(Kind) == KINDS
     assert [job["job_id"] for job in found] == job_ids
     assert found[0]["status"] == "completed"
     assert "transcript" not in found[0]

@@ -92,7 +92,7 @@ async def test_filters_are_kind_room_verdict_name_and_time_and_all_of_them_hold(
         for kind, wanted in (("image", picture), ("audio", sound), ("video", clip), ("document", text["media_id"])):
             for sort in ("created", "-name", "size"):
                 assert await listed(client, type=kind, sort=sort) == [wanted]
-        assert await listed(client, room=room) == [picture]
+        assert await listed(client, room_id=room) == await listed(client, room=room) == [picture]
         assert await listed(client, scan_status="clean") == [text["media_id"]]
         assert {*await listed(client, scan_status="pending")} == {picture, sound, clip}
         for name, found in (("KOLN", [picture]), ("köl", [sound, picture]), ("o\u0308l", [sound, picture]), ("%", [])):
@@ -199,6 +199,8 @@ WRONG: tuple[dict[str, Any], ...] = (
     {"owner": "a\0b"},
     {"owner": ""},
     {"room": "a/b"},
+    {"room_id": "a/b"},
+    {"room": "garden", "room_id": "garden"},
     {"created_after": "yesterday"},
     {"created_after": "2026-05-17T14:00:00"},
     {"label": "project"},
@@ -212,7 +214,8 @@ WRONG: tuple[dict[str, Any], ...] = (
 async def test_what_no_list_can_be_made_of_is_refused(api: Api) -> None:
     async with api.client(somebody(), scopes=["admin"]) as client:
         for params in WRONG:
-            problem(await client.get("/v1/media", params=params), 422, "invalid_request")
+            told = problem(await client.get("/v1/media", params=params), 422, "invalid_request")
+            assert told["errors"][0]["where"].removesuffix("_id") == next(iter(params)).removesuffix("_id")
         for number in range(2):
             await upload(client, b"%d" % number)
         cursor = (await client.get("/v1/media", params={"limit": 1})).json()["next_cursor"]
@@ -332,6 +335,7 @@ TYPOS = (
     ),
     ("/v1/media", "%00=x", "That is not a query parameter of this call; it has `owner`, "),
     ("/v1/media", "type=image&type=video", "type: it was sent twice; this call takes it once."),
+    ("/v1/media", "room_id=a&room_id=b", "room_id: it was sent twice; this call takes it once."),
     ("/v1/media", "name=caf%E9", "name: it must be a text in UTF-8."),
     ("/v1/transcripts/search", "utm_term=caf%E9&q=caf%E9", "q: it must be a text in UTF-8."),
     ("/v1/jobs", "limt=2", "`limt` is not a query parameter of this call; did you mean `limit`?"),

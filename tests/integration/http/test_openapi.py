@@ -194,6 +194,18 @@ async def test_docs_load_nothing_from_elsewhere(api: Api) -> None:
         assert '"validatorUrl": null' in page.text
 
 
+async def test_every_call_says_what_it_answers_to_a_parameter_that_it_does_not_know(
+    api: Api, described: dict[str, Any]
+) -> None:
+    ulid = "01JD0Z3V5QH7W8K2M4N6P8R0T3"
+    ids = {"media_id": f"med-{ulid}", "job_id": f"job-{ulid}", "upload_id": f"upl-{ulid}", "room_id": "garden"}
+    async with api.client("root", scopes=[*USER, "admin"]) as client:
+        for method, path, call in operations(described):
+            address = path.format_map({**ids, "model": "whisper-1", "extension": "json"})
+            answer = await client.request(method, address, params={"colour": "red"})
+            assert str(answer.status_code) in call["responses"], (method, path)
+
+
 async def test_head_works_wherever_get_does_and_allow_names_every_method(api: Api, described: dict[str, Any]) -> None:
     async with api.client("alice", scopes=[*USER, "admin"], rooms=["lobby"]) as client:
         sent = await upload(client, photo(20, 20), "a.jpg")

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import hashlib
+import json
 import re
 import secrets
 from collections.abc import AsyncIterator
@@ -111,7 +112,9 @@ async def holds(api: Api, sha256: str, data: bytes) -> None:
 async def test_a_file_in_pieces_of_any_size_becomes_a_file_like_any_other(api: Api) -> None:
     data = secrets.token_bytes(14 * MIB + 3)
     async with api.client() as client:
-        told = metadata(filename="C:\\films\\träume.bin", filetype="video/mp4", room_id="garden", tenant_scope="true")
+        name, labels = "C:\\films\\träume.bin", {"project": "atlas"}
+        fields = {"room_id": "garden", "tenant_scope": "true", "labels": json.dumps(labels)}
+        told = metadata(filename=name, filetype="video/mp4", **fields)
         where = await begin(client, len(data), **{"Upload-Metadata": told})
         assert await reserved(api) == len(data)
         at = 0
@@ -128,7 +131,7 @@ async def test_a_file_in_pieces_of_any_size_becomes_a_file_like_any_other(api: A
         assert answer.headers["upload-media-id"] == seen.headers["upload-media-id"] == media["media_id"]
         info = (await client.get(f"/v1/media/{media['media_id']}/info")).json()["data"]
         assert (info["filename"], info["size"], info["rooms"]) == ("träume.bin", len(data), ["garden"])
-        assert info["tenant_scope"]
+        assert (info["tenant_scope"], info["labels"]) == (True, labels)
         await holds(api, info["sha256"], data)
         assert (await reserved(api), await staged(api)) == (0, 0)
         again = await send(client, where, b"", len(data))
@@ -398,12 +401,14 @@ async def test_partial_uploads_become_one_file(api: Api) -> None:
         await asyncio.gather(*(send(client, where, part, 0) for where, part in zip(wheres, parts, strict=True)))
         assert await stored(client, wheres[0]) is None
         assert await reserved(api) == sum(map(len, parts))
-        made = await client.post(UPLOADS, headers={**final, "Upload-Metadata": metadata(filename="one.bin")})
+        final["Upload-Metadata"] = metadata(filename="one.bin", labels='{"a": "b"}')
+        made = await client.post(UPLOADS, headers=final)
         assert made.status_code == 201, made.text
-        again = await client.post(UPLOADS, headers={**final, "Upload-Metadata": metadata(filename="one.bin")})
+        again = await client.post(UPLOADS, headers=final)
         assert again.headers["location"] == made.headers["location"]
         media = await stored(client, made.headers["location"])
         await holds(api, media["sha256"], b"".join(parts))
+        assert (await client.get(f"/v1/media/{media['media_id']}/info")).json()["data"]["labels"] == {"a": "b"}
         seen = await client.head(made.headers["location"], headers=TUS)
         assert seen.headers["upload-length"] == seen.headers["upload-offset"] == str(media["size"])
         assert seen.headers["upload-concat"] == final["Upload-Concat"]

@@ -3,11 +3,13 @@
 import secrets
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from media_core.items.signed_urls import Shared, SharedUrls
 from media_operator.local.postgres import EmbeddedPostgres
@@ -113,11 +115,33 @@ async def test_what_can_not_be_signed_is_refused(api: Api) -> None:
             {"media_ids": ["x" * 65]},
             {"media_ids": [UNKNOWN], "via": "mail"},
             {"media_ids": [UNKNOWN], "thumbnail": "yes"},
+            {"media_ids": [UNKNOWN], "size": 161, "via": "api"},
             {"media_ids": [UNKNOWN], "more": 1},
             {},
         ):
             problem(await client.post("/v1/media/sign", json=wrong), 422, "invalid_request")
         problem(await client.post("/v1/media/sign", data={"media_ids": UNKNOWN}), 415, "unsupported_media_type")
+
+
+async def test_a_gallery_gets_its_thumbnails_in_the_size_that_it_shows(api: Api) -> None:
+    async with api.client() as client, anybody() as nobody:
+        media_id = (await clean(api, client, photo(1200, 600), "a.jpg"))["media_id"]
+        (many,) = await sign_all(client, media_id, size=320)
+        one = await sign(client, media_id, size=320, via="api", thumbnail=True)
+        for signed in (many, one):
+            small = await nobody.get(signed["url"])
+            assert Image.open(BytesIO(small.content)).size == (320, 160)
+            assert small.headers["cross-origin-resource-policy"] == "cross-origin"
+        url = httpx.URL(many["url"])
+        seen = {"If-None-Match": small.headers["etag"]}
+        assert (await nobody.get(url, headers=seen)).status_code == 304
+        assert (await nobody.head(url)).headers["etag"] == small.headers["etag"]
+        smaller = await nobody.get(url.copy_set_param("size", "160"), headers=seen)
+        assert Image.open(BytesIO(smaller.content)).size == (160, 80)
+        problem(await nobody.get(url.copy_set_param("size", "161")), 422, "invalid_request")
+        problem(await nobody.get(url.copy_remove_param("thumbnail")), 403, "signature_invalid")
+        largest = await sign(client, media_id, size=1024)
+        assert Image.open(BytesIO((await nobody.get(largest["url"])).content)).size == (1024, 512)
 
 
 async def test_a_url_of_the_api_gives_the_file_with_its_conditions_ranges_and_head(api: Api) -> None:

@@ -50,7 +50,10 @@ async def test_one_request_is_an_upload_like_every_other(draft_api: Api, version
     headers = {"Content-Type": "video/mp4", "Content-Disposition": "attachment; filename*=UTF-8''Caf%C3%A9.mp4"}
     async with draft_api.client() as client:
         answer = await client.post(
-            UPLOADS, params={"room_id": "garden"}, content=data, headers=headers | asks(version, complete=True)
+            UPLOADS,
+            params={"room_id": "garden", "labels": '{"a": "b"}'},
+            content=data,
+            headers=headers | asks(version, complete=True),
         )
         assert answer.status_code == 201, answer.text
         assert is_complete(answer, version)
@@ -60,7 +63,7 @@ async def test_one_request_is_an_upload_like_every_other(draft_api: Api, version
         assert "tus-resumable" not in answer.headers
         media = answer.json()["data"]
         info = (await client.get(f"/v1/media/{media['media_id']}/info")).json()["data"]
-    assert (info["filename"], info["rooms"]) == ("Café.mp4", ["garden"])
+    assert (info["filename"], info["rooms"], info["labels"]) == ("Café.mp4", ["garden"], {"a": "b"})
     await is_stored(draft_api, media["sha256"], data)
 
 

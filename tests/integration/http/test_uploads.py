@@ -256,14 +256,42 @@ async def test_a_room_is_joined_in_the_same_transaction_or_nothing_is_stored(fre
         problem(refused, 404, "not_found")
         for room in ("x" * 256, "a\u2028b", "a\tb", "a/b", "a\u202eb"):
             refused = await client.post(UPLOAD, files={"file": ("a", b"elsewhere")}, data={"room_id": room})
-            assert "1 to 255 printable characters" in problem(refused, 422, "invalid_request")["detail"]
+            told = problem(refused, 422, "invalid_request")
+            assert "1 to 255 printable characters" in told["detail"]
+            assert told["errors"][0]["where"] == "room_id"
     assert [entry["media_id"] for entry in listed] == [uploaded["media_id"]]
+    assert await left(fresh_api) == before
+
+
+async def test_a_file_is_stored_with_its_labels_or_not_at_all(fresh_api: Api) -> None:
+    data, key = secrets.token_bytes(100), {"Idempotency-Key": secrets.token_hex(8)}
+    async with fresh_api.client() as client:
+
+        async def labelled(labels: str, headers: dict[str, str] | None = None) -> httpx.Response:
+            return await client.post(UPLOAD, files={"file": ("a", data)}, data={"labels": labels}, headers=headers)
+
+        wanted: list[dict[str, str]] = [{"project": "atlas", "ort": "Köln"}, {"year": "2026"}]
+        sent = [await labelled(json.dumps(labels)) for labels in wanted]
+        ids = [answer.json()["data"]["media_id"] for answer in sent]
+        assert [(await client.get(f"/v1/media/{each}/info")).json()["data"]["labels"] for each in ids] == wanted
+        found = (await client.get("/v1/media", params={"label": "project=atlas"})).json()["data"]
+        assert [each["media_id"] for each in found] == ids[:1]
+        events = (await client.get("/v1/events")).json()["data"]
+        assert [event["type"] for event in events] == ["stored", "stored"]
+        first, again = await labelled('{"a": "b"}', key), await labelled('{"a": "b"}', key)
+        assert (again.status_code, first.json()) == (201, again.json())
+        problem(await labelled('{"a": "c"}', key), 422, "idempotency_key_reused")
+        before = await left(fresh_api)
+        many = json.dumps({f"k{number}": "x" for number in range(17)})
+        for wrong in ("project=atlas", "[]", '{"a": 1}', '{"A": "b"}', '{"a": "\\u0000"}', '{"a": "\\ud800"}', many):
+            told = problem(await labelled(wrong), 422, "invalid_request")
+            assert told["errors"][0]["where"] == "labels"
     assert await left(fresh_api) == before
 
 
 async def test_empty_fields_are_as_good_as_none(api: Api) -> None:
     async with api.client() as client:
-        uploaded = await upload(client, secrets.token_bytes(30), room_id="", tenant_scope="")
+        uploaded = await upload(client, secrets.token_bytes(30), room_id="", tenant_scope="", labels="")
         info = (await client.get(f"/v1/media/{uploaded['media_id']}/info")).json()["data"]
     assert (info["rooms"], info["tenant_scope"]) == ([], False)
 

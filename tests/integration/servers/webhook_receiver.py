@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import hashlib
-import hmac
 import http.server
 import json
 import threading
@@ -13,6 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+_PAGE = Path(__file__).parents[3] / "docs" / "webhooks.md"
+_BY_HAND = _PAGE.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
 
 
 @dataclass(frozen=True)
@@ -123,14 +125,7 @@ def write_secret(folder: Path, *numbers: int) -> Path:
 
 
 def verified(delivered: Delivered, number: int) -> bool:
-    """As the specification of Standard Webhooks says: one of the signatures fits `{id}.{timestamp}.{body}`, and the
-    time is not far from now.
-    """
-    key = base64.b64decode(secret(number).removeprefix("whsec_"))
-    timestamp = delivered.headers["webhook-timestamp"]
-    if abs(time.time() - int(timestamp)) > 300:
-        return False
-    signed = f"{delivered.headers['webhook-id']}.{timestamp}.".encode() + delivered.body
-    wanted = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
-    given = [each.split(",", 1) for each in delivered.headers["webhook-signature"].split(" ")]
-    return any(version == "v1" and hmac.compare_digest(wanted, signature) for version, signature in given)
+    """As docs/webhooks.md does it by hand, after the specification of Standard Webhooks."""
+    names: dict[str, Any] = {}
+    exec(_BY_HAND, names)  # noqa: S102 (a page of this repository)
+    return bool(names["is_genuine"](secret(number), delivered.headers, delivered.body))

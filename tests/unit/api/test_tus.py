@@ -47,7 +47,7 @@ def test_broken_metadata_is_refused(sent: str) -> None:
 
 
 def test_fields_are_checked_as_those_of_the_form() -> None:
-    for sent in (f"room_id {encoded(b'a/b')}", f"tenant_scope {encoded(b'maybe')}"):
+    for sent in (f"room_id {encoded(b'a/b')}", f"tenant_scope {encoded(b'maybe')}", f"labels {encoded(b'a=b')}"):
         with pytest.raises(Refused) as refused:
             tus.declared_of(sent)
         assert refused.value.code == "invalid_request"

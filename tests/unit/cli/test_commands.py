@@ -398,12 +398,13 @@ def test_upload_sends_a_form_and_prints_id_and_status(server: Script, tmp_path: 
     file = tmp_path / 'Grü"ße.txt'
     file.write_bytes(b"hello")
     server.on("POST", "/v1/media/upload", data(ITEM, 201))
-    shown = mediactl(server, "upload", file, "--room", "kitchen", "--tenant-scope").stdout
+    shown = mediactl(server, "upload", file, "--room", "kitchen", "--tenant-scope", "--label", "a=b").stdout
     assert shown == 'med-1\tpending\t5 bytes\ttext/plain\tGrü"ße.txt\n'
     request = server.seen[0]
     assert int(request.headers["Content-Length"]) == len(request.body)
     form = request.form()
-    assert list(form) == ["tenant_scope", "room_id", "file"]
+    assert list(form) == ["tenant_scope", "room_id", "labels", "file"]
+    assert json.loads(form["labels"].get_content()) == {"a": "b"}
     assert form["room_id"].get_content().strip() == "kitchen"
     assert form["file"].get_payload(decode=True) == b"hello"
     assert form["file"].get_content_type() == "text/plain"
@@ -544,7 +545,7 @@ def test_the_longest_room_is_asked_for(server: Script) -> None:
 def test_ls_without_a_room_lists_what_one_uploaded(server: Script) -> None:
     server.on("GET", "/v1/media", page_of)
     assert mediactl(server, "ls", "--type", "image").stdout == mediactl(server, "ls", "--mine").stdout
-    assert [request.query.get("room") for request in server.seen] == [None, None]
+    assert [request.query.get("room_id") for request in server.seen] == [None, None]
 
 
 def test_a_value_that_an_option_does_not_have_is_refused_with_those_it_has(server: Script) -> None:
@@ -802,7 +803,7 @@ def test_ls_of_what_is_mine_passes_every_filter_on(server: Script) -> None:
     mediactl(server, "ls", "kitchen", "--mine", "--type", "video", *filters)
     assert server.seen[0].query == {
         "limit": ["50"],
-        "room": ["kitchen"],
+        "room_id": ["kitchen"],
         "type": ["video"],
         "label": ["a=b", "c=d=e"],
         "created_after": [datetime(2026, 5, 17, 14, tzinfo=UTC).astimezone().isoformat()],
@@ -852,10 +853,11 @@ def test_several_are_signed_in_one_request_and_one_without_a_url_is_a_complaint(
         {"media_id": "med-2", "url": None, "expires_at": None, "error": {"code": "not_found", "detail": "Not here."}},
     ]
     server.on("POST", "/v1/media/sign", data(signed))
-    done = mediactl(server, "sign", "med-1", "med-2", "--seconds", "60", "--via", "api", code=1)
+    gallery = ("--thumbnail", "--size", "320", "--via", "api")
+    done = mediactl(server, "sign", "med-1", "med-2", "--seconds", "60", *gallery, code=1)
     assert done.stdout == "med-1\thttps://s3.example/1\n"
     assert "med-2: Not here." in done.stderr
-    wanted = {"media_ids": ["med-1", "med-2"], "thumbnail": False, "expires_in": 60, "via": "api"}
+    wanted = {"media_ids": ["med-1", "med-2"], "thumbnail": True, "size": 320, "expires_in": 60, "via": "api"}
     assert json.loads(server.seen[0].body) == wanted
 
 
@@ -960,6 +962,9 @@ def test_a_job_names_its_file(server: Script) -> None:
     server.on("GET", "/v1/jobs", data([job], next_cursor=None))
     server.on("GET", "/v1/jobs/job-1", data(job))
     assert mediactl(server, "jobs", "ls").stdout.rstrip("\n").split("\t")[-1] == "med-1"
+    mediactl(server, "jobs", "ls", "--kind", "transcribe", "--status", "queued", "--status", "running")
+    wanted = {"limit": ["50"], "kind": ["transcribe"], "status": ["queued", "running"]}
+    assert server.seen[1].query == wanted
     assert "file\tmed-1\n" in mediactl(server, "jobs", "get", "job-1").stdout
 
 

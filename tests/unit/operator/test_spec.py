@@ -156,6 +156,13 @@ def test_what_is_wrong_is_said_with_the_path_as_it_was_written(spec: dict[str, A
     assert found.startswith(complaint)
 
 
+def test_a_secret_in_the_wrong_place_is_not_repeated() -> None:
+    wrong = hooks(url="https://ann:c2VjcmV0@a.example/", secretRef="whsec_c2VjcmV0")
+    url, reference = sorted(complaints(manifest(**wrong)), reverse=True)
+    assert url.endswith(", not 'https://…@a.example/'")
+    assert reference.endswith("secretRef: must be an object, not 'whsec_…'")
+
+
 def test_a_field_that_resembles_nothing_is_answered_with_what_is_known_there() -> None:
     assert complaints(manifest(quota={"zzz": 1})) == [
         "spec.quota.zzz: is not a known field; known here: maxStorageMb, maxFiles, maxUploadMb, "
