@@ -23,6 +23,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 # A Kubernetes API server takes a fifth less of a CPU if Go collects its garbage later, and a few hundred MiB more.
 os.environ.setdefault("GOGC", "400")
+# Threads of NumPy's library wait for each other busily, where other tests need the CPU.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # A busy machine is no failure of a property.
 hypothesis.settings.register_profile("tests", deadline=None)

@@ -234,16 +234,17 @@ BEGIN
         SELECT stored_bytes, reserved_bytes, objects, object_bytes, items, item_bytes
         FROM jsonb_populate_record(null::usage, _image -> 'usage'));
 END $$;
-CREATE FUNCTION walk_look() RETURNS jsonb LANGUAGE sql AS $$
-    SELECT jsonb_build_object(
+CREATE FUNCTION walk_look() RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN jsonb_build_object(
         'blob', (SELECT jsonb_agg(to_jsonb(blob)) FROM blob),
         'media', (SELECT jsonb_agg(media_id) FROM media),
         'reservation', (SELECT jsonb_agg(to_jsonb(reservation)) FROM reservation),
         'job', (SELECT jsonb_agg(to_jsonb(job)) FROM job WHERE status IN ('queued','running')),
         'orphan', (SELECT jsonb_agg(to_jsonb(orphan)) FROM orphan),
         'usage', (SELECT jsonb_build_array(stored_bytes, reserved_bytes, objects, object_bytes, items, item_bytes)
-                  FROM usage))
-$$
+                  FROM usage));
+END $$
 """
 
 
@@ -287,7 +288,9 @@ class Row(tuple[Any, ...]):
 
 
 def _row_factory(cursor: psycopg.Cursor[Any]) -> Callable[[Sequence[Any]], Row]:
-    columns = [column.name for column in cursor.description or ()]
+    # `cursor.description` would look the types of all columns up.
+    result = cursor.pgresult
+    columns = [(result.fname(number) or b"").decode() for number in range(result.nfields)] if result else []
     return lambda values: Row.of(columns, values)
 
 
@@ -472,12 +475,15 @@ class Counts:
     places: int = 0
     """Different rows and objects."""
     statements: int = 0
+    loads: int = 0
 
 
 _PLACE_BITS: Final = 14
 """Bits of a state's 63 for its rows and objects; the others are for the actors."""
-_AT_ONCE: Final = 200_000
+_AT_ONCE: Final = 500_000
 """States that are handled at a time, so that memory does not grow with their number."""
+_LOADS_TO_EMPTY: Final = 500
+"""Rows that were loaded and rolled back stay in the tables' files, and every look at a table passes them."""
 GONE: Final = 0
 
 
@@ -566,7 +572,8 @@ class Walk:
             if error.sqlstate is None or not error.sqlstate.startswith("MC"):
                 raise
             return error, image
-        answer = self._cursor.fetchall() if self._cursor.description else []
+        result = self._cursor.pgresult
+        answer = self._cursor.fetchall() if result and result.nfields else []
         self._cursor.nextset()
         (look,) = self._cursor.fetchone() or ({},)
         return answer, _image_of(look)
@@ -575,6 +582,11 @@ class Walk:
         load = self._loads.get(image)
         if load is None:
             load = self._loads[image] = f"SELECT walk_load('{_json_of(image, self._sha256)}'::jsonb)"
+        self.counts.loads += 1
+        if self.counts.loads % _LOADS_TO_EMPTY == 0:
+            self._cursor.execute("ROLLBACK")
+            self._cursor.execute("TRUNCATE blob, media, reservation, job, orphan CASCADE")
+            self._loaded = None
         self._cursor.execute(f"{'ROLLBACK; ' if self._loaded else ''}BEGIN; {load}; SAVEPOINT loaded")
         self._loaded = image
 
@@ -657,7 +669,9 @@ class Walk:
         assert standing is not None
         (image, objects), step, program = self._places[place], standing.step, standing.program
         end = self._first[program.name] if program.again else GONE
-        if end != number:
+        # One that nobody follows might as well stand still for ever: other actors' steps do not depend on it, and no
+        # rule looks at who is alive. Only the time does, which cannot pass while it removes an object.
+        if end != number and (program.again or step.kind == "delete"):
             yield _Move(f"{program.name} dies", place, end)
         outcomes: list[tuple[Any, Hashable, Image, int]] = []
         if step.kind == "sql":
@@ -832,20 +846,21 @@ class Walk:
         of = np.repeat(np.arange(frontier.size), counts)
         move = np.arange(of.size) + np.repeat(starts - np.cumsum(counts) + counts, counts)
         there, standing, claim_lost, lease_lost = self._moves.columns
-        states = frontier[of]
+        states = slots.without(frontier, slot)[of]
+        disordered = slot is not None and slots.is_alike(slot)
         for what, lost in (("claim", claim_lost), ("lease", lease_lost)):
             hit = np.flatnonzero(lost[move])
             if hit.size:
                 without = np.array([self._without(number, what) for number in range(len(self._standings))])
                 changed = states[hit]
                 for each in range(slots.many):
-                    changed = slots.moved(changed, each, without[slots.positions(changed, each)])
+                    if each != slot:
+                        changed = slots.moved(changed, each, without[slots.positions(changed, each)])
                 states[hit] = changed
-        states = slots.at(states, there[move])
-        if slot is not None:
-            states = slots.moved(states, slot, standing[move])
+                disordered = True
+        states |= slots.part(there, standing, slot)[move]
         assert len(self._standings) <= 1 << slots.bits
-        return _After(slots.ordered(states), of, move)
+        return _After(slots.ordered(states) if disordered else states, of, move)
 
     # saying how
 
@@ -932,8 +947,21 @@ class _Slots:
     def positions(self, states: Numbers, slot: int) -> Numbers:
         return states >> self._shifts[slot] & self._mask
 
-    def at(self, states: Numbers, places: Numbers) -> Numbers:
-        return states & ((1 << self._place_shift) - 1) | places << self._place_shift
+    def is_alike(self, slot: int) -> bool:
+        """Whether there are other slots whose actor is like this one's."""
+        return slot in self._alike or slot + 1 in self._alike
+
+    def without(self, states: Numbers, slot: int | None) -> Numbers:
+        """Neither place nor the slot's position."""
+        kept = (1 << self._place_shift) - 1
+        if slot is not None:
+            kept &= ~(self._mask << self._shifts[slot])
+        return states & kept
+
+    def part(self, places: Numbers, positions: Numbers, slot: int | None) -> Numbers:
+        """What `without` leaves out."""
+        part = places << self._place_shift
+        return part if slot is None else part | positions << self._shifts[slot]
 
     def moved(self, states: Numbers, slot: int, positions: Numbers) -> Numbers:
         return states & ~(self._mask << self._shifts[slot]) | positions << self._shifts[slot]

@@ -258,7 +258,7 @@ def test_the_tests_own_script_makes_what_the_migrations_make(postgres: EmbeddedP
     url = postgres.admin_url.replace("+psycopg", "")
     with (
         new_tenant(postgres),
-        new_tenant(postgres) as scripted,
+        new_tenant(postgres, anew=True) as scripted,
         new_tenant(postgres) as migrated,
         psycopg.connect(url, autocommit=True) as admin,
     ):
@@ -267,6 +267,63 @@ def test_the_tests_own_script_makes_what_the_migrations_make(postgres: EmbeddedP
         admin.execute(f"GRANT USAGE ON SCHEMA {migrated.schema} TO {migrated.schema}")
         migrate(postgres.admin_url, migrated.schema, migrated.schema)
         assert _described(admin, scripted.schema) == _described(admin, migrated.schema)
+
+
+def test_the_tests_own_tenant_has_nothing_of_the_one_that_had_its_tables(postgres: EmbeddedPostgres) -> None:
+    url = postgres.admin_url.replace("+psycopg", "")
+    with psycopg.connect(url, autocommit=True) as admin, new_tenant(postgres, anew=True) as new:
+        with new_tenant(postgres) as earlier:
+            births = {_birth(admin, new.schema), _birth(admin, earlier.schema)}
+            admin.execute(f"INSERT INTO {earlier.schema}.orphan VALUES ('a', 1)")  # noqa: S608
+            admin.execute(f"SELECT nextval('{earlier.schema}.event_number_seq')")
+            number = _number(admin, earlier.schema)
+        with new_tenant(postgres) as again:
+            assert _number(admin, again.schema) == number
+            assert again.schema != earlier.schema
+            assert _birth(admin, again.schema) not in births
+            assert _described(admin, again.schema) == _described(admin, new.schema)
+            with psycopg.connect(again.url.replace("+psycopg", "")) as tenant:
+                assert tenant.execute("SELECT count(*) FROM orphan").fetchone() == (0,)
+            assert admin.execute(f"SELECT nextval('{again.schema}.event_number_seq')").fetchone() == (1,)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "CREATE OR REPLACE FUNCTION {0}.content_release_expired() RETURNS bigint LANGUAGE sql AS 'SELECT 0::bigint'",
+        "ALTER TABLE {0}.orphan ALTER size DROP NOT NULL",
+        "ALTER TABLE {0}.orphan ADD note text",
+        "ALTER TABLE {0}.orphan ALTER seen_in SET DEFAULT 1",
+        "DROP INDEX {0}.passage_words",
+        "GRANT TRUNCATE ON {0}.orphan TO {0}",
+        "ALTER TABLE {0}.job DISABLE TRIGGER USER",
+        "CREATE SEQUENCE {0}.another",
+        "ALTER ROLE {0} CONNECTION LIMIT 5",
+        "ALTER ROLE {0} SET work_mem = '1MB'",
+        "GRANT pg_monitor TO {0}",
+        "CREATE TYPE {0}.kind AS ENUM ('a')",
+        "ANALYZE {0}.alembic_version",
+    ],
+)
+def test_the_tests_use_no_tables_again_of_which_more_than_rows_has_changed(
+    postgres: EmbeddedPostgres, change: str
+) -> None:
+    url = postgres.admin_url.replace("+psycopg", "")
+    with psycopg.connect(url, autocommit=True) as admin:
+        with new_tenant(postgres) as changed:
+            number = _number(admin, changed.schema)
+            admin.execute(change.format(changed.schema).encode())
+        assert admin.execute("SELECT FROM pg_namespace WHERE oid = %s", [number]).fetchone() is None
+
+
+def _number(admin: psycopg.Connection, schema: str) -> int:
+    (row,) = admin.execute("SELECT %s::regnamespace::oid", [schema]).fetchall()
+    return int(row[0])
+
+
+def _birth(admin: psycopg.Connection, schema: str) -> str:
+    (row,) = admin.execute(f"SELECT birth_id FROM {schema}.birth").fetchall()  # noqa: S608
+    return str(row[0])
 
 
 def _described(admin: psycopg.Connection, schema: str) -> list[str]:

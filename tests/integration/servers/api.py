@@ -42,7 +42,7 @@ from media_core.settings import DecodingSettings, TenantSettings, TranscriptionS
 from media_core.store import FolderStore, StoreSettings
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.acting import verdict
-from tests.integration.servers.migrating import make_tables
+from tests.integration.servers.migrating import empty_tables, make_tables, shape
 from tests.integration.servers.postgres_folder import CopiedPostgres, postgres_folder
 from tests.integration.tenancy import GENEROUS, TenantDatabase
 from tests.preloaded import API, Program
@@ -239,13 +239,40 @@ def make_tenant(postgres: EmbeddedPostgres) -> TenantDatabase:
 
 
 @contextmanager
-def new_tenant(postgres: EmbeddedPostgres) -> Iterator[TenantDatabase]:
-    tenant = make_tenant(postgres)
+def new_tenant(postgres: EmbeddedPostgres, *, anew: bool = False) -> Iterator[TenantDatabase]:
+    """A tenant as `make_tenant` makes it, with a name that nobody has had.
+
+    Its tables may have been those of an earlier tenant, unless `anew`, if only their rows had been changed: to empty
+    them takes a fifth of the time.
+    """
+    left = _LEFT.setdefault(postgres, [])
+    tenant = _renamed(postgres, left.pop()) if left and not anew else make_tenant(postgres)
+    made = shape(_owner(postgres), tenant.schema)
     yield tenant
     owner = _owner(postgres)  # the test may have killed the server
     owner.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [tenant.schema])
+    if shape(owner, tenant.schema) == made:
+        empty_tables(owner, tenant.schema)
+        left.append(tenant.schema)
+        return
     owner.execute(f"DROP SCHEMA {tenant.schema} CASCADE".encode())
     owner.execute(f"DROP ROLE {tenant.schema}".encode())
+
+
+_LEFT: "weakref.WeakKeyDictionary[EmbeddedPostgres, list[str]]" = weakref.WeakKeyDictionary()
+"""Schemas of a server that nobody uses, as new ones."""
+
+
+def _renamed(postgres: EmbeddedPostgres, old: str) -> TenantDatabase:
+    tenant_id = f"t{secrets.token_hex(6)}"
+    schema, password = f"tenant_{tenant_id}", secrets.token_hex(16)
+    _owner(postgres).execute(
+        f"ALTER SCHEMA {old} RENAME TO {schema}; ALTER ROLE {old} RENAME TO {schema}; "
+        f"ALTER ROLE {schema} PASSWORD '{password}'; ALTER ROLE {schema} SET search_path = {schema}".encode()
+    )
+    return TenantDatabase(
+        tenant_id, schema, postgres.url("postgres", user=schema, password=password), postgres.admin_url
+    )
 
 
 _OWNERS: "weakref.WeakKeyDictionary[EmbeddedPostgres, psycopg.Connection[Any]]" = weakref.WeakKeyDictionary()

@@ -35,6 +35,53 @@ def make_tables(owner: psycopg.Connection[Any], admin_url: str, schema: str) -> 
     owner.execute(_SCRIPTS[0].replace(_NAME, schema).encode())
 
 
+_SHAPE = """
+WITH own AS (SELECT oid, xmin, relkind, relnamespace FROM pg_class WHERE relnamespace = %(schema)s::text::regnamespace)
+SELECT md5(string_agg(line, ' ' ORDER BY line)) FROM (
+    SELECT format('%%s %%s', oid, xmin) FROM own
+    UNION ALL SELECT format('%%s %%s %%s', attrelid, attnum, xmin) FROM pg_attribute
+        WHERE attrelid IN (SELECT oid FROM own WHERE relkind = 'r')
+    UNION ALL SELECT format('%%s %%s', oid, xmin) FROM pg_attrdef WHERE adrelid IN (SELECT oid FROM own)
+    UNION ALL SELECT format('%%s %%s', oid, xmin) FROM pg_constraint WHERE connamespace = %(schema)s::text::regnamespace
+    UNION ALL SELECT format('%%s %%s', oid, xmin) FROM pg_trigger WHERE tgrelid IN (SELECT oid FROM own)
+    UNION ALL SELECT format('%%s %%s', oid, xmin) FROM pg_policy WHERE polrelid IN (SELECT oid FROM own)
+    UNION ALL SELECT format('%%s %%s', oid, xmin) FROM pg_rewrite WHERE ev_class IN (SELECT oid FROM own)
+    UNION ALL SELECT format('%%s %%s', oid, xmin) FROM pg_type WHERE typnamespace = %(schema)s::text::regnamespace
+    UNION ALL SELECT format('%%s %%s', oid, xmin) FROM pg_proc WHERE pronamespace = %(schema)s::text::regnamespace
+    UNION ALL SELECT format('%%s %%s', oid, xmin) FROM pg_namespace WHERE oid = %(schema)s::text::regnamespace
+    UNION ALL SELECT format('%%s %%s', oid, xmin) FROM pg_authid WHERE oid = %(schema)s::text::regrole
+    UNION ALL SELECT format('%%s %%s', setdatabase, xmin) FROM pg_db_role_setting
+        WHERE setrole = %(schema)s::text::regrole
+    UNION ALL SELECT format('%%s %%s', oid, xmin) FROM pg_auth_members
+        WHERE %(schema)s::text::regrole IN (roleid, member)
+    UNION ALL SELECT format('%%s %%s', oid, xmin) FROM pg_default_acl WHERE defaclrole = %(schema)s::text::regrole
+        OR defaclnamespace = %(schema)s::text::regnamespace
+    UNION ALL SELECT format('%%s %%s %%s', starelid, staattnum, xmin) FROM pg_statistic
+        WHERE starelid IN (SELECT oid FROM own)
+) AS lines (line)
+"""
+
+
+def shape(owner: psycopg.Connection[Any], schema: str) -> str:
+    """Changes with whatever defines the schema and its role, and with what is known of its rows, but not with rows."""
+    (found,) = owner.execute(_SHAPE, {"schema": schema}).fetchone() or (None,)
+    assert found is not None
+    return str(found)
+
+
+def empty_tables(owner: psycopg.Connection[Any], schema: str) -> None:
+    """Afterwards the tables have the rows of a new tenant. `owner`: a session in autocommit."""
+    touched = owner.execute(
+        "SELECT string_agg(oid::regclass::text, ', ') FROM pg_class "
+        "WHERE relnamespace = %s::regnamespace AND relkind = 'r' AND pg_relation_size(oid) > 0",
+        [schema],
+    ).fetchone()
+    assert touched is not None
+    first = re.findall(r"^(?:INSERT INTO|SELECT pg_catalog\.setval).*;$", _SCRIPTS[0], re.MULTILINE)
+    statements = "\n".join((f"TRUNCATE {touched[0]} CASCADE;", *first))
+    owner.execute(statements.replace(_NAME, schema).encode())
+
+
 def _dump(url: str, schema: str) -> str:
     command = [_PG_DUMP, "--inserts", "--no-owner", "--no-privileges", "--schema", schema, url]
     dumped = subprocess.run(command, check=True, capture_output=True, text=True).stdout
