@@ -37,7 +37,10 @@ _EXPIRED: Final = timedelta(days=-1)
 # Neither the claim nor its end is durable. A crash of the server that loses a claim lets a second request in; the store
 # keeps their bytes apart, and the first one's token is gone, so its bytes do not count.
 _CLAIM: Final = "SELECT * FROM upload_claim(%s, %s, %s, %s)"
-_RENEW: Final = "UPDATE upload SET claimed_until = now() + %s WHERE upload_id = %s AND claim = %s RETURNING 1"
+# One that arrives after the end of its request changes nothing: by then more has come, or the claim was let go.
+_RENEW: Final = """
+UPDATE upload SET claimed_until = now() + %s WHERE upload_id = %s AND claim = %s AND received = %s RETURNING 1
+"""
 _LET_GO: Final = """
 UPDATE upload SET claim = NULL, claimed_until = NULL WHERE upload_id = %s AND claim = %s
 RETURNING set_config('synchronous_commit', 'off', true)
@@ -137,7 +140,8 @@ class Claim:
         """Moves the expiry forward, unless the request stalls."""
         if self._working or time.monotonic() - self._touched < IDLE_SECONDS:
             with contextlib.suppress(Unavailable):
-                await self._database.call(_RENEW, (CLAIM_LIFETIME, self.upload_id, self._token))
+                arguments = (CLAIM_LIFETIME, self.upload_id, self._token, self.received)
+                await self._database.call(_RENEW, arguments)
 
     async def _renew_again(self) -> None:
         seconds = RENEW_REMEMBERED_SECONDS if self.is_remembered else RENEW_SECONDS

@@ -203,6 +203,30 @@ async def test_a_remembered_claim_is_at_once_as_good_as_a_new_one_here_and_soon_
         assert (await receiving.end()).received == 2 * MIB + 10
 
 
+async def test_a_claim_that_is_renewed_while_its_request_ends_ends_with_it(
+    resumables: Resumables, elsewhere: Resumables, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("media_core.uploads.claims.RENEW_REMEMBERED_SECONDS", 60.0)
+
+    async def wait(count: int) -> bool:
+        where = "usename = current_user AND wait_event_type = 'Lock'"
+        (row,) = await database.call(f"SELECT count(*) AS n FROM pg_stat_activity WHERE {where}", ())  # noqa: S608
+        return bool(row.n == count)
+
+    made = await resumables.create(ALICE, FILE, 3 * MIB)
+    await add(resumables, made.upload_id, bytes(MIB), 0)
+    async with resumables.receiving(ALICE, made.upload_id, MIB) as receiving:
+        await receiving.write(bytes(MIB))
+        async with database.transaction() as tx:
+            await tx.execute("SELECT FROM upload FOR UPDATE")
+            ending = asyncio.create_task(receiving.end())
+            await eventually(lambda: wait(1))
+            beside = asyncio.create_task(resumables.settled(ALICE, made.upload_id, patience=0.001))  # it renews first
+            await eventually(lambda: wait(2))
+        assert (await ending).received == (await beside).received == 2 * MIB
+    assert (await add(elsewhere, made.upload_id, bytes(MIB), 2 * MIB)).uploaded is not None
+
+
 async def _is_claimed(database: Database) -> bool:
     return bool(await database.call("SELECT 1 FROM upload WHERE claimed_until > now()", ()))
 
