@@ -2,8 +2,9 @@
 
 A claim is a token in the upload's row, with an expiry. Every statement here that changes the row names the token.
 
-A request leaves its token in the row, expired, and the process remembers the claim for a second. If the next request
-goes on where that one ended, it does so without asking: as long as nobody else has claimed the upload, its bytes count.
+A request leaves its token in the row, expired, and the process remembers the claim for a second, where the length of
+the upload is known. If the next request goes on where that one ended, it does so without asking: as long as nobody else
+has claimed the upload, its bytes count.
 """
 
 import asyncio
@@ -46,10 +47,11 @@ UPDATE upload SET claim = NULL, claimed_until = NULL WHERE upload_id = %s AND cl
 RETURNING set_config('synchronous_commit', 'off', true)
 """
 _SET_LENGTH: Final = "UPDATE upload SET length = %s WHERE upload_id = %s AND claim = %s RETURNING 1"
-# No row where the database has lost what this process recorded last, or the upload ended under a remembered claim.
+# No row where the database has lost what this process recorded last. `false`: pods of an earlier release let the claim
+# go with this function.
 _KEEP: Final = """
 SELECT upload_keep(%s, %s, %s, %s, %s, %s, false, %s, %s, %s, %s) AS expires_at FROM upload
-WHERE upload_id = %s AND received = %s AND NOT ending AND (expires_at > now() OR NOT %s)
+WHERE upload_id = %s AND received = %s
 """
 _GO_BACK: Final = """
 WITH held AS (
@@ -98,7 +100,6 @@ class Claim:
         self.pieces: int = row.pieces
         self.answer: dict[str, Any] | None = row.answer
         self.last = None if row.last_name is None else Piece(row.last_name, row.last_size)
-        self._sizes: dict[int, int] = {} if self.last is None else {self.pieces - 1: self.last.size}
         self._database = database
         self._token = token
         self._touched = time.monotonic()
@@ -169,9 +170,8 @@ class Claim:
         now.
         """
         first, pieces = new.first, new.pieces
-        received = self.received
-        for number, piece in enumerate(pieces, first):
-            received += piece.size - self._sizes.get(number, 0)
+        replaced = 0 if self.last is None or first == self.pieces else self.last.size
+        received = self.received - replaced + sum(piece.size for piece in pieces)
         expires = is_last and (received != self.length or self.is_partial)
         kept = await self._database.call(
             _KEEP,
@@ -188,7 +188,6 @@ class Claim:
                 lifetime + RESERVED_LONGER,
                 self.upload_id,
                 self.received,
-                self.is_remembered,
             ),
         )
         if not kept or kept[0].expires_at is None:
@@ -196,7 +195,6 @@ class Claim:
         self.is_held = not expires
         self.received, self.pieces, self.expires_at = received, first + len(pieces), kept[0].expires_at
         self.last = pieces[-1]
-        self._sizes |= {number: piece.size for number, piece in enumerate(pieces, first)}
 
     async def go_back(self) -> None:
         """The last piece counts no more: it is gone, and its bytes have to come again. Raises as `keep`."""

@@ -37,8 +37,9 @@ SELECT upload_id FROM upload
 WHERE (expires_at <= now() OR ending) AND (claim IS NULL OR claimed_until <= now()) AND upload_id > %s
 ORDER BY upload_id LIMIT 200
 """
+# A request whose claim has run out, or that goes on with a remembered one, adds nothing from here on.
 _EXPIRE: Final = """
-UPDATE upload SET ending = true
+UPDATE upload SET ending = true, claim = NULL, claimed_until = NULL
 WHERE upload_id = %s AND (expires_at <= now() OR ending) AND (claim IS NULL OR claimed_until <= now()) RETURNING 1
 """
 _ALIVE: Final = "SELECT upload_id FROM upload WHERE NOT ending"

@@ -180,9 +180,11 @@ class Rows:
                     await self.read(caller, upload_id)  # it may have ended meanwhile
                 raise
             finally:
-                if claim.is_remembered:
-                    self._going_on.pop(upload_id, None)
-        if not claim.is_held:
+                if self._going_on.get(upload_id) is claim:
+                    del self._going_on[upload_id]
+                self._remembered.pop(upload_id, None)  # of a request that ended while this one waited for the claim
+        # An upload without a length reserves before its bytes count, which nobody may who has not asked for the claim.
+        if not claim.is_held and claim.length is not None:
             self._remembered[upload_id] = time.monotonic(), claim
             if len(self._remembered) > REMEMBERED:
                 self._remembered.popitem(last=False)

@@ -227,6 +227,33 @@ async def test_a_claim_that_is_renewed_while_its_request_ends_ends_with_it(
     assert (await add(elsewhere, made.upload_id, bytes(MIB), 2 * MIB)).uploaded is not None
 
 
+async def test_a_claim_is_not_remembered_once_another_request_of_the_process_has_taken_it(
+    resumables: Resumables, database: Database
+) -> None:
+    made = await resumables.create(ALICE, FILE, 3 * MIB)
+    await add(resumables, made.upload_id, bytes(MIB), 0)
+    async with resumables.receiving(ALICE, made.upload_id, MIB) as receiving:
+        looking = asyncio.create_task(resumables.settled(ALICE, made.upload_id, patience=60))
+        await eventually(lambda: _is_claimed(database))
+        await receiving.write(bytes(MIB))
+        await receiving.end()
+    assert (await looking).received == 2 * MIB
+    assert (await add(resumables, made.upload_id, bytes(MIB), 2 * MIB)).uploaded is not None
+
+
+async def test_an_upload_that_has_ended_elsewhere_reserves_nothing_any_more(
+    resumables: Resumables, elsewhere: Resumables, database: Database
+) -> None:
+    made = await resumables.create(ALICE, FILE, None)
+    await add(resumables, made.upload_id, bytes(MIB), 0)
+    await elsewhere.terminate(ALICE, made.upload_id)
+    with pytest.raises(Refused) as refused:
+        await add(resumables, made.upload_id, bytes(MIB), MIB, length=32 * MIB)
+    assert refused.value.code == "not_found"
+    (used,) = await database.call("SELECT reserved_bytes FROM usage", ())
+    assert used.reserved_bytes == 0
+
+
 async def _is_claimed(database: Database) -> bool:
     return bool(await database.call("SELECT 1 FROM upload WHERE claimed_until > now()", ()))
 
@@ -509,7 +536,7 @@ async def test_an_upload_that_expires_in_the_middle_gives_its_quota_back_once(
             assert await expiry.expire(library) == 1
             assert await reserved() == 0
             await receiving.end()
-    assert refused.value.code == "not_found"
+    assert refused.value.code == "upload_locked"
     assert await reserved() == 0
 
     part = (await resumables.create(ALICE, FILE, None, partial=True)).upload_id
