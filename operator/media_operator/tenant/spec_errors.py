@@ -118,8 +118,9 @@ def _nearest(name: str, known: Sequence[str], *, alternatives: bool = True) -> s
     return f"; known here: {', '.join(known)}" if alternatives else ""
 
 
-_SECRET = re.compile(r"(?<=//)[^/@]*(?=@)|(?<=whsec_)[A-Za-z0-9+/=]+")
-"""User and password of a URL, and a webhook's secret: no log has them."""
+_SECRET = re.compile(r"(?<=//).*(?=@)|(?<=whsec_)[\w+/=-]+")
+"""User and password of a URL, also if they have an @ or a / that is not encoded, and a webhook's secret: no log has
+them."""
 
 
 def shown(value: Any) -> str:

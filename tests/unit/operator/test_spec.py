@@ -156,8 +156,9 @@ def test_what_is_wrong_is_said_with_the_path_as_it_was_written(spec: dict[str, A
     assert found.startswith(complaint)
 
 
-def test_a_secret_in_the_wrong_place_is_not_repeated() -> None:
-    wrong = hooks(url="https://ann:c2VjcmV0@a.example/", secretRef="whsec_c2VjcmV0")
+@pytest.mark.parametrize("secret", ["c2VjcmV0", "c2Vj/cmV0", "c2Vj@cmV0"])
+def test_a_secret_in_the_wrong_place_is_not_repeated(secret: str) -> None:
+    wrong = hooks(url=f"https://ann:{secret}@a.example/", secretRef="whsec_c2VjcmV0")
     url, reference = sorted(complaints(manifest(**wrong)), reverse=True)
     assert url.endswith(", not 'https://…@a.example/'")
     assert reference.endswith("secretRef: must be an object, not 'whsec_…'")
