@@ -95,8 +95,8 @@ class Coding:
 
     @property
     def profile(self) -> bytes | None:
-        """The same as an ICC profile, if a plain power says the light. Only pictures are shown so: players of films
-        pass over it.
+        """An ICC profile that says the same, where the transfer is a plain power. Only still pictures are shown by it:
+        players of films ignore such a power.
         """
         if self.transfer not in _GAMMAS:
             return None
