@@ -23,7 +23,7 @@ CLAIM_POLL_SECONDS: Final = 0.25
 REMEMBERED: Final = 512
 """Uploads whose claim, and whose hash so far, this process keeps."""
 REMEMBERED_SECONDS: Final = 1.0
-"""For so long after a request its claim is. A client that sends piece after piece pauses for milliseconds."""
+"""After a request its claim is remembered for so long. Between pieces a client pauses for milliseconds."""
 
 _READ: Final = """
 SELECT upload.*, coalesce(reservation.bytes, 0) AS reserved, upload.expires_at <= now() AS expired

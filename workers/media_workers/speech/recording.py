@@ -21,7 +21,7 @@ _CANCELLED: Final = 0.1
 """Share of the louder channel's power below which the mix of both has lost what was said. Unlike sounds keep a quarter
 of it at least."""
 _MOMENT: Final = SAMPLE_RATE // 4
-"""Samples for which that is looked at."""
+"""Samples whose powers are compared, at a time."""
 _STEP: Final = SAMPLE_RATE // 400
 _NEARBY: Final = np.hanning(43)[1:-1] / np.hanning(43).sum()
 """Weights of the steps (0.1 s) whose mean is a moment's constant. They fall off gently: of a plain mean over 0.1 s a
@@ -171,8 +171,8 @@ class Recording:
 
 
 def mixed(left: Samples, right: Samples) -> Samples:
-    """Both channels as one, or the louder alone where they cancel each other: a cable or a microphone of the wrong
-    polarity, of one speaker of several perhaps.
+    """Both channels as one, or the louder alone where they cancel each other: a cable or a microphone has the wrong
+    polarity, perhaps that of one speaker alone.
     """
     both: Samples = (left + right) / np.float32(2)
     if not len(both):
