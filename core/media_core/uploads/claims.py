@@ -47,11 +47,11 @@ UPDATE upload SET claim = NULL, claimed_until = NULL WHERE upload_id = %s AND cl
 RETURNING set_config('synchronous_commit', 'off', true)
 """
 _SET_LENGTH: Final = "UPDATE upload SET length = %s WHERE upload_id = %s AND claim = %s RETURNING 1"
-# No row where the database has lost what this process recorded last. `false`: pods of an earlier release let the claim
-# go with this function.
+# No row where the database has lost what this process recorded last, or the upload expired under a remembered claim.
+# `false`: pods of an earlier release let the claim go with this function.
 _KEEP: Final = """
 SELECT upload_keep(%s, %s, %s, %s, %s, %s, false, %s, %s, %s, %s) AS expires_at FROM upload
-WHERE upload_id = %s AND received = %s
+WHERE upload_id = %s AND received = %s AND (expires_at > now() OR NOT %s)
 """
 _GO_BACK: Final = """
 WITH held AS (
@@ -188,6 +188,7 @@ class Claim:
                 lifetime + RESERVED_LONGER,
                 self.upload_id,
                 self.received,
+                self.is_remembered,
             ),
         )
         if not kept or kept[0].expires_at is None:
