@@ -311,15 +311,22 @@ async def test_why_a_dependency_did_not_serve_is_in_the_log_and_not_in_the_answe
         headers = {"X-Request-Id": "find-me"}
         answer = await client.post("/v1/media/upload", files={"file": ("a", b"x")}, headers=headers)
         assert "directory" not in problem(answer, 503, "unavailable")["detail"]
-    line = request_line(tmp_path, "find-me")
+        line = await request_line(tmp_path, "find-me")
     assert (line["status"], line["level"]) == (503, "warning")
     assert re.match("object store: .*Not a directory", line["reason"])
 
 
-def request_line(folder: Path, request_id: str) -> dict[str, Any]:
-    """The one line of a request whose process has ended."""
-    lines = log_lines(folder)
-    (line,) = [each for each in lines if each["event"] == "request" and each["request_id"] == request_id]
+async def request_line(folder: Path, request_id: str) -> dict[str, Any]:
+    """The one line of a request, which is written after its answer."""
+    found: list[dict[str, Any]] = []
+
+    async def is_there() -> bool:
+        lines = log_lines(folder)
+        found[:] = [each for each in lines if each["event"] == "request" and each["request_id"] == request_id]
+        return bool(found)
+
+    await eventually(is_there)
+    (line,) = found
     return line
 
 
@@ -388,7 +395,7 @@ async def test_a_full_disk_of_the_database_is_told_to_client_and_log_and_files_c
         assert body["detail"].startswith("The disk of the database is full; whoever runs it has to make room. Nothing")
         assert (await client.get(f"/v1/media/{before['media_id']}/info")).status_code == 200
         assert (await client.get("/readyz")).status_code == 200
-    reason = request_line(tmp_path, "find-me")["reason"]
+        reason = (await request_line(tmp_path, "find-me"))["reason"]
     assert reason.startswith("database: the disk of the database is full")
     assert "DiskFull: could not extend file" in reason
 
