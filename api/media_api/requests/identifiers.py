@@ -79,8 +79,10 @@ def checked_labels(labels: dict[str, str]) -> dict[str, str]:
 
 def labels_in(text: str | None) -> dict[str, str]:
     """The labels that an upload is sent with, as JSON. Raises Refused `invalid_request`."""
+    if not text:
+        return {}
     try:
-        return checked_labels(_LABELS.validate_json(text or "{}"))
+        return checked_labels(_LABELS.validate_json(text))
     except ValidationError:
         raise refused("labels", 'it must be a JSON object of texts, such as {"project": "atlas"}') from None
     except ValueError as error:
