@@ -35,7 +35,7 @@ _OPERATOR = {
     "MEDIA_OPERATOR_API_IMAGE": "api",
     "MEDIA_OPERATOR_WORKER_IMAGE": "workers",
     "MEDIA_OPERATOR_CLAMD_HOST": "127.0.0.1",
-    "HOME": "/nonexistent",  # boto3 would read the files of whoever runs the tests
+    "HOME": "/nonexistent",  # else boto3 reads the settings of the person who runs the tests
 }
 
 with patch.dict(os.environ, _API | _OPERATOR, clear=True):

@@ -107,7 +107,7 @@ class Claim:
         self.is_held = True
         """False once its last bytes count and it has expired: the next request may go on with it."""
         self.is_remembered = False
-        """Nobody has asked the database for it since an earlier request of this process."""
+        """An earlier request of this process took it. This one has not asked the database."""
 
     @property
     def is_partial(self) -> bool:

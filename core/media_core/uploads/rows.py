@@ -183,7 +183,7 @@ class Rows:
                 if self._going_on.get(upload_id) is claim:
                     del self._going_on[upload_id]
                 self._remembered.pop(upload_id, None)  # of a request that ended while this one waited for the claim
-        # An upload without a length reserves before its bytes count, which nobody may who has not asked for the claim.
+        # An upload without a length reserves before its bytes count. Only a claim from the database may reserve.
         if not claim.is_held and claim.length is not None:
             self._remembered[upload_id] = time.monotonic(), claim
             if len(self._remembered) > REMEMBERED:
@@ -191,9 +191,9 @@ class Rows:
 
     def _goes_on(self, caller: Claims, upload_id: str, at: int | None) -> Claim | None:
         ended_at, claim = self._remembered.pop(upload_id, (0.0, None))
-        if claim is None or (claim.owner, claim.received) != (caller.subject, at):
+        if claim is None or time.monotonic() - ended_at > REMEMBERED_SECONDS:
             return None
-        if time.monotonic() - ended_at > REMEMBERED_SECONDS:
+        if (claim.owner, claim.received) != (caller.subject, at):
             return None
         claim.is_held = claim.is_remembered = True
         self._going_on[upload_id] = claim

@@ -274,7 +274,7 @@ class Upload:
             raise Refused("empty_file", "The file is empty; send at least one byte.")
         sha256 = await self._sha256()
         said = [operation, sha256, declared.filename, declared.tenant_scope, declared.room_id]
-        if declared.labels:
+        if declared.labels:  # without labels it is what earlier releases stored, so that their keys stay valid
             said.append(sorted(declared.labels.items()))
         item = NewItem(
             media_id=new_media_id(),

@@ -669,8 +669,8 @@ class Walk:
         assert standing is not None
         (image, objects), step, program = self._places[place], standing.step, standing.program
         end = self._first[program.name] if program.again else GONE
-        # One that nobody follows might as well stand still for ever: other actors' steps do not depend on it, and no
-        # rule looks at who is alive. Only the time does, which cannot pass while it removes an object.
+        # The death of an actor that nobody follows is the same as a standstill for ever: the other actors' steps do not
+        # depend on it, and no rule looks at who is alive. But time cannot pass while an actor removes an object.
         if end != number and (program.again or step.kind == "delete"):
             yield _Move(f"{program.name} dies", place, end)
         outcomes: list[tuple[Any, Hashable, Image, int]] = []

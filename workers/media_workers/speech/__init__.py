@@ -1,4 +1,4 @@
-"""Speech to text: the model, what it hears, and the words that are kept."""
+"""Speech becomes text: the recording, the model, and the text that is kept."""
 
 import os
 
