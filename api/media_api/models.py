@@ -1,7 +1,6 @@
 """The JSON of requests and answers, as pydantic models. OpenAPI and generated clients are made from them."""
 
 from datetime import UTC, datetime
-from enum import IntEnum
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
@@ -10,6 +9,7 @@ from media_api.requests.identifiers import LABEL_KEY, MAX_LABELS, checked_labels
 from media_core import ids
 from media_core.auth.tokens import Claims
 from media_core.events import feed
+from media_core.examination.thumbnails import ThumbnailSize
 from media_core.items import library
 from media_core.items.access import Item, rooms_for
 from media_core.items.item import MOST_ROOMS
@@ -187,15 +187,6 @@ class Change(BaseModel):
     )
 
 
-class ThumbnailSize(IntEnum):
-    """The sizes of `media_core.examination.thumbnails.SIZES`; the largest is the master itself."""
-
-    SMALL = 160
-    MEDIUM = 320
-    LARGE = 640
-    LARGEST = 1024
-
-
 SIGNED_SIZE = (
     "Sign the thumbnail in this size instead: its longest side in pixels. For any but "
     f"{ThumbnailSize.LARGEST} it is a URL of this api, as with `via=api`. In such a URL you may write another size, so "
@@ -222,7 +213,7 @@ class SignRequest(BaseModel):
 
     media_ids: list[Annotated[str, Field(max_length=64)]] = Field(min_length=1, max_length=200, examples=[[_MEDIA_ID]])
     thumbnail: bool = Field(False, description="Sign the thumbnails instead.")
-    size: Annotated[Literal[160, 320, 640, 1024] | None, BeforeValidator(_whole)] = Field(None, description=SIGNED_SIZE)
+    size: Annotated[ThumbnailSize | None, BeforeValidator(_whole)] = Field(None, description=SIGNED_SIZE)
     expires_in: Annotated[int | None, BeforeValidator(_whole)] = Field(
         None,
         ge=1,

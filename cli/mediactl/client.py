@@ -79,11 +79,7 @@ class Calls:
 
         With `notes`, a folder, the same call goes on in another process too. Raises also Corrupt, and OSError.
         """
-        fields = {"tenant_scope": "true"} if tenant_scope else {}
-        if room_id is not None:
-            fields["room_id"] = known_room(room_id)
-        if labels:
-            fields["labels"] = json.dumps(dict(labels), sort_keys=True)
+        fields = _fields_of_a_file(room_id, tenant_scope, labels)
         with open_source(file, filename) as source:
             media: Media
             if source.size is not None and source.size >= FROM_BYTES:
@@ -289,6 +285,9 @@ class Calls:
         *,
         media_id: str | None = None,
         filename: str | None = None,
+        room_id: str | None = None,
+        tenant_scope: bool = False,
+        labels: Mapping[str, str] | None = None,
         language: str | None = None,
         translate: bool = False,
         word_timestamps: bool = False,
@@ -303,11 +302,17 @@ class Calls:
     ) -> JobAccepted:
         """Queues the transcription of a `file`, or of one that was uploaded before, the `media_id`.
 
+        `filename`, `room_id`, `tenant_scope` and `labels` are those of a `file`, as in `upload`.
         `translate`: into English. `track`, `channel`: from 1. `split_channels`: each channel is one speaker.
         `multilingual`: each segment has its language. `wait` has the transcript.
         """
         if (file is None) is (media_id is None):
             raise Misuse("give either a file or a media_id")
+        of_the_file = _fields_of_a_file(room_id, tenant_scope, labels)
+        if of_the_file and file is None:
+            raise Misuse(
+                "room_id, tenant_scope and labels are for a file that is sent; `change` and `attach` are for others"
+            )
         options = {
             "media_id": media_id,
             "language": language,
@@ -321,7 +326,7 @@ class Calls:
             "channels": "split" if split_channels else None,
             "multilingual": "true" if multilingual else None,
         }
-        fields = {key: str(value) for key, value in options.items() if value is not None}
+        fields = of_the_file | {key: str(value) for key, value in options.items() if value is not None}
         job: JobAccepted
         if file is None:
             job = await Form(self._api, fields, None, on_bytes).post(path_of("transcribe"))
@@ -531,6 +536,16 @@ class AsyncClient(Calls):
 def _room(room_id: str | None, room: str | None) -> str | None:
     named = room if room_id is None else room_id
     return None if named is None else known_room(named)
+
+
+def _fields_of_a_file(room_id: str | None, tenant_scope: bool, labels: Mapping[str, str] | None) -> dict[str, str]:
+    """What an upload says of its file beside the name."""
+    fields = {"tenant_scope": "true"} if tenant_scope else {}
+    if room_id is not None:
+        fields["room_id"] = known_room(room_id)
+    if labels:
+        fields["labels"] = json.dumps(dict(labels), sort_keys=True)
+    return fields
 
 
 def _labels(labels: Mapping[str, str] | None) -> list[str] | None:

@@ -86,11 +86,11 @@ async def respond_thumbnail(
     services: Services,
     request: Request,
     item: Item,
-    size: int,
+    size: thumbnails.ThumbnailSize,
     *,
     safety: Mapping[str, str] = downloads.SAFETY_HEADERS,
 ) -> Response:
-    """The thumbnail in one of `thumbnails.SIZES`: WebP, or JPEG where the request prefers it. Raises as `master_of`."""
+    """The thumbnail in this size: WebP, or JPEG where the request prefers it. Raises as `master_of`."""
     image_format: Literal["jpeg", "webp"] = "jpeg" if downloads.prefers_jpeg(request.headers.get("accept")) else "webp"
     require_thumbnail(item)
     etag = f'"{item.thumbnail_sha256}-{size}-{image_format}"'
@@ -98,7 +98,7 @@ async def respond_thumbnail(
     if unsent := downloads.without_body(request, etag, headers):
         return unsent
     picture = await master_of(services, item)
-    if (size, image_format) != (thumbnails.SIZES[-1], "webp"):
+    if (size, image_format) != (thumbnails.ThumbnailSize.LARGEST, "webp"):
         try:
             picture = await thumbnails.variant(services.decoder, picture, size, image_format)
         except DecodingFailed as error:  # our own picture is not corrupt: the decoder is out of time or memory

@@ -18,8 +18,13 @@ MOST_TOLD: Final = 10
 
 
 def json_request(model: type[BaseModel]) -> dict[str, Any]:
-    """OpenAPI's description of a body that `read_json` reads."""
-    content = {"application/json": {"schema": model.model_json_schema()}}
+    """OpenAPI's description of a body that `read_json` reads.
+
+    What the model refers to has to be in the document for a parameter or an answer, too.
+    """
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    content = {"application/json": {"schema": schema}}
     return {"requestBody": {"required": True, "content": content}}
 
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from media_api.answers import downloads, openapi, problems, serving
 from media_api.auth import Admin, Reader, Writer
-from media_api.models import Change, Data, Job, Media, MediaInfo, ThumbnailSize
+from media_api.models import Change, Data, Job, Media, MediaInfo
 from media_api.requests.filenames import sanitized
 from media_api.requests.json_bodies import json_request, read_json
 from media_api.requests.receiving import (
@@ -115,8 +115,8 @@ async def download_thumbnail(
     request: Request,
     media_id: MediaId,
     size: Annotated[
-        ThumbnailSize, Query(description="Longest side in pixels; small pictures are not enlarged.")
-    ] = ThumbnailSize.LARGEST,
+        thumbnails.ThumbnailSize, Query(description="Longest side in pixels; small pictures are not enlarged.")
+    ] = thumbnails.ThumbnailSize.LARGEST,
 ) -> Response:
     """The thumbnail of a picture, a video or a PDF (its first page): WebP, or JPEG where `Accept` prefers it."""
     item = await services.library.find(caller, media_id_of_thumbnail(media_id) or media_id, "read")

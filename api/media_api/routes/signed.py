@@ -43,11 +43,12 @@ async def signed_object(services: Wired, request: Request, key: str) -> Response
 async def shared_media(services: Wired, request: Request, media_id: str) -> Response:
     shared = await services.shared_urls.verify(media_id, request.query_params)
     item = await services.library.find_by_url(known_id(shared.media_id))
-    if shared.thumbnail and (size := request.query_params.get("size")) is not None:
-        if size not in map(str, thumbnails.SIZES):
-            raise wrong_input.refused("size", f"it must be one of {', '.join(map(str, thumbnails.SIZES))}")
+    if shared.thumbnail and (asked := request.query_params.get("size")) is not None:
+        if asked not in map(str, thumbnails.ThumbnailSize):
+            raise wrong_input.refused("size", f"it must be one of {', '.join(map(str, thumbnails.ThumbnailSize))}")
         safety = downloads.signed_headers(thumbnails.MASTER_TYPE)
-        return await serving.respond_thumbnail(services, request, item, int(size), safety=safety)
+        size = thumbnails.ThumbnailSize(int(asked))
+        return await serving.respond_thumbnail(services, request, item, size, safety=safety)
     if shared.thumbnail:
         content, source = await serving.thumbnail_of(services, item)
     else:

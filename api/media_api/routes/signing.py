@@ -15,7 +15,6 @@ from media_api.models import (
     SignedOne,
     SignError,
     SignRequest,
-    ThumbnailSize,
 )
 from media_api.requests import wrong_input
 from media_api.requests.identifiers import is_id
@@ -46,7 +45,7 @@ async def sign_media(
     services: Wired,
     media_id: MediaId,
     thumbnail: Annotated[bool, Query(description="Sign the thumbnail instead.")] = False,
-    size: Annotated[ThumbnailSize | None, Query(description=SIGNED_SIZE)] = None,
+    size: Annotated[thumbnails.ThumbnailSize | None, Query(description=SIGNED_SIZE)] = None,
     expires_in: Annotated[
         int | None,
         Query(
@@ -109,7 +108,10 @@ async def _signing(services: Services, expires_in: int | None, via: Via, size: i
     if expires_in is not None and expires_in > most:
         raise wrong_input.refused("expires_in", f"a URL may be valid for at most {most} seconds here", limit=most)
     lifetime = timedelta(seconds=min(SIGNED_FOR, most) if expires_in is None else expires_in)
-    is_ours = via == "api" or size not in (None, ThumbnailSize.LARGEST)  # the store has thumbnails in one size only
+    is_ours = via == "api" or size not in (
+        None,
+        thumbnails.ThumbnailSize.LARGEST,
+    )  # the store has thumbnails in one size only
     signer = await services.shared_urls.signer(lifetime) if is_ours else None
     return _Signing(services, lifetime, signer, size)
 

@@ -7,14 +7,15 @@ from typing import Annotated
 import typer
 
 from mediactl.errors import Misuse
-from mediactl.exchange import is_media_id
+from mediactl.exchange import is_media_id, known_room
 from mediactl.program import render
-from mediactl.program.command import All, JobId, Limit, app, command, jobs
+from mediactl.program.command import All, JobId, Limit, app, command, jobs, labels_of
 from mediactl.program.following import Format, follow, job_error, print_text
 from mediactl.program.render import Column
-from mediactl.program.session import Session, all_of, source_of, with_bar
+from mediactl.program.session import Session, all_of, in_room, source_of, with_bar
 
 CUES = "Cues of --format srt and vtt"
+STORED = "How a local recording is stored"
 
 
 @command(app, "transcribe")
@@ -37,7 +38,14 @@ def transcribe(
     format_: Annotated[
         Format | None, typer.Option("--format", help="Print the result in this format; implies --wait.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Store it under this file name.")] = None,
+    name: Annotated[str | None, typer.Option(help="Store it under this file name.", rich_help_panel=STORED)] = None,
+    room: Annotated[str | None, typer.Option(help="Add it to this room.", rich_help_panel=STORED)] = None,
+    tenant_scope: Annotated[
+        bool, typer.Option("--tenant-scope", help="Let everybody of the tenant see it.", rich_help_panel=STORED)
+    ] = False,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label it; repeatable.", rich_help_panel=STORED)
+    ] = None,
 ) -> None:
     """Transcribe a recording.
 
@@ -57,9 +65,19 @@ def transcribe(
         multilingual=multilingual,
     )
     if is_media_id(what) and not Path(what).exists():
+        if name is not None or room is not None or tenant_scope or label:
+            raise Misuse(
+                f"{what} is stored already: --name, --room, --tenant-scope and --label are for a local recording"
+            )
         job = call(media_id=what)
     else:
-        with source_of(Path(what), name) as source:
+        call = functools.partial(
+            call,
+            room_id=None if room is None else known_room(room),
+            tenant_scope=tenant_scope,
+            labels=labels_of(label),
+        )
+        with source_of(Path(what), name) as source, in_room(room):
             job = with_bar(source, lambda on_bytes: call(source, on_bytes=on_bytes))
     if wait or format_ is not None:
         follow(session, job["job_id"], format_)

@@ -6,6 +6,7 @@ source. Variants are made from the master, so a download decodes no untrusted by
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Literal
 
 from media_core.decoding import BytesSource, DecodingFailed, Source, Thumbnail
@@ -14,8 +15,14 @@ from media_core.examination.media_types import category, has_thumbnail
 
 MASTER_TYPE = "image/webp"
 
-SIZES = (160, 320, 640, 1024)
-"""Longest sides in pixels that a client may ask for."""
+
+class ThumbnailSize(IntEnum):
+    """Longest sides in pixels that a client may ask for; the largest is the master itself."""
+
+    SMALL = 160
+    MEDIUM = 320
+    LARGE = 640
+    LARGEST = 1024
 
 
 async def make_thumbnail(pool: DecodingPool, source: Source, mime_type: str) -> Thumbnail:
@@ -26,10 +33,12 @@ async def make_thumbnail(pool: DecodingPool, source: Source, mime_type: str) -> 
     if not has_thumbnail(mime_type):
         raise DecodingFailed("unsupported", f"{mime_type} has no thumbnail")
     task = {"image": "thumbnail", "video": "video_frame"}.get(category(mime_type), "page")
-    thumbnail: Thumbnail = await pool.run(task, source, max_side=SIZES[-1])
+    thumbnail: Thumbnail = await pool.run(task, source, max_side=ThumbnailSize.LARGEST)
     return thumbnail
 
 
-async def variant(pool: DecodingPool, master: bytes, size: int, image_format: Literal["webp", "jpeg"]) -> bytes:
-    """The master thumbnail scaled down to a longest side of `size` (one of SIZES), encoded anew. Never scaled up."""
+async def variant(
+    pool: DecodingPool, master: bytes, size: ThumbnailSize, image_format: Literal["webp", "jpeg"]
+) -> bytes:
+    """The master thumbnail scaled down to a longest side of `size`, encoded anew. Never scaled up."""
     return bytes(await pool.run("resize_thumbnail", BytesSource(master), size=size, image_format=image_format))

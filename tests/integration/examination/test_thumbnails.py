@@ -20,7 +20,7 @@ from media_core.decoding import BytesSource, DecodingFailed, ImageFacts, MediaFa
 from media_core.decoding.pool import ChildLimits, DecodingPool
 from media_core.examination.examination import Examination
 from media_core.examination.sniffing import sniff
-from media_core.examination.thumbnails import SIZES, make_thumbnail, variant
+from media_core.examination.thumbnails import ThumbnailSize, make_thumbnail, variant
 from tests.fixtures import media
 from tests.integration.examination.decoding_processes import Processes
 
@@ -208,7 +208,7 @@ async def test_the_longest_side_is_at_most_1024_and_never_enlarged(
     assert (thumbnail.source_width, thumbnail.source_height) == source
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ThumbnailSize)
 async def test_variants_come_from_the_master(decoding_pool: DecodingPool, size: int) -> None:
     picture = media.quadrants(1_500, 1_000).convert("RGBA")
     picture.paste((0, 0, 0, 0), (700, 400, 800, 600))

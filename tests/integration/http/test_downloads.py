@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from media_api import server
-from media_core.examination.thumbnails import SIZES
+from media_core.examination.thumbnails import ThumbnailSize
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import film, oriented, photo, recording
 from tests.integration.servers.api import Api, anybody, eventually, left, problem, serving, upload
@@ -294,7 +294,7 @@ async def test_a_thumbnail_comes_in_the_sizes_and_formats_that_there_are(api: Ap
     async with api.client() as client:
         uploaded = await clean(api, client, photo(2000, 1000))
         path = path_of(uploaded, "/thumbnail")
-        for size in SIZES:
+        for size in ThumbnailSize:
             for accept, image_format in (("image/webp", "WEBP"), ("image/jpeg", "JPEG"), ("*/*", "WEBP")):
                 answer = await client.get(path, params={"size": size}, headers={"Accept": accept})
                 shown = picture(answer)
