@@ -45,12 +45,14 @@ CLEAN_UP_SECONDS: Final = 10
 DESCRIPTION: Final = """\
 Every call under `/v1` takes `Authorization: Bearer <token>`. A success is `{"data": …}`; a list has `next_cursor`
 beside it. An error is an RFC 9457 problem, whose `code` is stable. What you may not see is answered 404, like what does
-not exist. HEAD works wherever GET does. Quote `X-Request-Id` when you ask for help.
+not exist. HEAD works wherever GET does. Quote `X-Request-Id` when you ask for help. A time is in UTC, as RFC 3339 has
+it: `2026-05-17T14:00:00.123456Z`, without the fraction where that is zero.
 
-A query parameter that a call does not know is refused, and so is one that comes twice where the call takes one.
-Passed over are `_…`, `utm_…` and what else keeps answers out of caches or counts clicks. These calls pass over whatever
-they do not know: upload, info, download, thumbnail, signed, transcribe, one job, a room's files (not attaching one),
-uploads in several requests, those in OpenAI's shapes, and health."""
+A query parameter that a call does not know is refused, and so is one that comes twice where the call takes one. One
+that is a list comes once for each value: `label=a=1&label=b=2`, not `label[]=…`. Passed over are `_…`, `utm_…` and what
+else keeps answers out of caches or counts clicks. These calls pass over whatever they do not know: upload, info,
+download, thumbnail, signed, transcribe, one job, a room's files (not attaching one), uploads in several requests, those
+in OpenAI's shapes, and health."""
 
 TAGS: Final = [
     {"name": "Media", "description": "Files: upload, look at, download, sign, delete."},

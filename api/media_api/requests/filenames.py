@@ -2,8 +2,8 @@
 
 RFC 7578 asks for UTF-8 in `filename` and for nothing else. Clients also send `filename*` (RFC 5987; .NET, older
 requests), names in pieces (RFC 2231; mail libraries), encoded words (RFC 2047; .NET's `filename`), percent-encoding
-(aiohttp), and other character sets. `filename*` is taken first: clients that send both put an ASCII makeshift into the
-other.
+(aiohttp, needle), quotes that nothing marks as the name's (Guzzle, Faraday), and other character sets. `filename*` is
+taken first: clients that send both put an ASCII makeshift into the other.
 """
 
 import encodings.aliases
@@ -22,12 +22,14 @@ _TAR: Final = ".tar"
 """What stands before the extension of a compressed archive, and says as much."""
 
 _PARAMETER: Final = re.compile(r";\s*([\w*]+)\s*=\s*(\"(?:\\.|[^\"\\])*\"|[^;]*)")
+_END_OF_QUOTED: Final = re.compile(r"\"\s*(?:;|$)")
 _EXTENDED: Final = re.compile(r"([\w.:-]+)'[^']*'(.+)")
 MOST_PIECES: Final = 100
 """Of a name in pieces (RFC 2231, 3)."""
 _ENCODED_WORDS: Final = re.compile(r"\s*(=\?[\w.:-]+\?[bq]\?[^?\s]*\?=\s*)+", re.IGNORECASE)
 _CHARSET_OF_WORD: Final = re.compile(r"=\?([\w.:-]+)\?(?=[bq]\?)", re.IGNORECASE)
-_PERCENT_ENCODED: Final = re.compile(r'"((?:[\w.~-]|%[0-9A-F]{2})+)"', re.ASCII)
+BY_AIOHTTP: Final = re.compile(r'"((?:[\w.~-]|%[0-9A-F]{2})+)"', re.ASCII)
+BY_NEEDLE: Final = re.compile(r'"((?:[\w.~!\'()*-]|%[0-9A-F]{2})+)"', re.ASCII)
 _NO_CHARSETS: Final = frozenset({"idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape"})
 """Codecs of Python that decode text and are no character sets. Two take a time that grows with the square of a name."""
 _CHARSETS: Final = {
@@ -43,25 +45,31 @@ _JOINERS: Final = frozenset("\u200d\ufe0e\ufe0f")
 _NOT_KEPT: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
-def filename_of(disposition: str, plain: str | None, *, is_percent_encoded: bool = False) -> str | None:
+def filename_of(disposition: str, plain: str | None, percent_encoded: re.Pattern[str] | None = None) -> str | None:
     """The name of a file part, without its path; None where it has none.
 
     `disposition` is the whole Content-Disposition, `plain` its parameter `filename`; both with one character a byte, as
-    ISO 8859-1 decodes them. `is_percent_encoded`: the client writes `filename` so; of most others `%20` is the name.
+    ISO 8859-1 decodes them. `percent_encoded`: how the client writes `filename`; of most others `%20` is the name.
     """
     parameters: dict[str, str] = {}
-    for name, value in _PARAMETER.findall(disposition):
-        parameters.setdefault(name.lower(), value.strip())
+    for parameter in _PARAMETER.finditer(disposition):
+        key = parameter[1].lower()
+        if key == "filename" and key not in parameters:
+            plain = _with_quotes(disposition, parameter) or plain
+        parameters.setdefault(key, parameter[2].strip())
     extended = _EXTENDED.fullmatch(parameters.get("filename*", "").strip('"')) or _in_pieces(parameters)
     if extended is not None:
         name = unquote_to_bytes(extended[2].encode("latin-1"))
         try:
-            return sanitized(name.decode(_charset(extended[1])))
+            told = name.decode(_charset(extended[1]))
+            # .NET Framework writes each half of an emoji by itself. Its `filename` has the name as encoded words.
+            if "\ufffd" not in told or not _ENCODED_WORDS.fullmatch(plain or ""):
+                return sanitized(told)
         except (LookupError, UnicodeError):  # the character set is unknown; `filename` is read instead
             if "filename" not in parameters:
                 return sanitized(text_of(name))
     stated = parameters.get("filename", '"')
-    if is_percent_encoded and (encoded := _PERCENT_ENCODED.fullmatch(stated)):
+    if percent_encoded is not None and (encoded := percent_encoded.fullmatch(stated)):
         return sanitized(text_of(unquote_to_bytes(encoded[1])))
     plain = plain if stated.startswith('"') else stated
     if plain is None:
@@ -75,6 +83,15 @@ def filename_of(disposition: str, plain: str | None, *, is_percent_encoded: bool
     if not _WINDOWS_PATH.match(plain):
         plain = plain.replace("\\\\", "\\")  # a backslash of a quoted string, which some clients escape
     return sanitized(text_of(plain.encode("latin-1", "replace")))
+
+
+def _with_quotes(disposition: str, parameter: re.Match[str]) -> str | None:
+    """A name that has quotes of its own, as they are: `filename="say "a".txt"`. None: it has none."""
+    if not parameter[2].startswith('"') or disposition[parameter.end() :].lstrip()[:1] in ("", ";"):
+        return None
+    start = parameter.start(2) + 1
+    end = _END_OF_QUOTED.search(disposition, start)
+    return None if end is None else disposition[start : end.start()]
 
 
 def _charset(name: str) -> str:

@@ -1,5 +1,6 @@
 """Small JSON bodies of requests."""
 
+from codecs import BOM_UTF8
 from contextlib import aclosing
 from typing import Any, Final, TypeVar
 
@@ -39,11 +40,13 @@ async def read_json(services: Services, request: Request, model: type[M], *, sha
         raise Refused("unsupported_media_type", f"Send JSON, Content-Type: application/json: {shape}.")
     body = await _body(request, services.settings.server.body_idle_seconds, at_most)
     try:
-        return model.model_validate_json(body)
+        return model.model_validate_json(body.removeprefix(BOM_UTF8))  # .NET's StreamWriter begins with one
     except ValidationError as error:
         found = error.errors(include_input=False, include_url=False)
         wrong = wrong_input.of_members(model.model_fields, found)[:MOST_TOLD]
         said = f" {wrong_input.told(wrong)}" if wrong else ""
+        if found[0]["type"] == "json_invalid":
+            said = f" It is not JSON: {found[0]['ctx']['error']}."
         raise Refused("invalid_request", f"The body must be {shape}.{said}", errors=wrong) from None
 
 

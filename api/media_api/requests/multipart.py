@@ -22,9 +22,9 @@ from multipart import (  # type: ignore[import-untyped]  # it publishes no types
 )
 
 from media_api.requests.body import chunks, chunks_or_socket, media_type_of
-from media_api.requests.filenames import filename_of, text_of
+from media_api.requests.filenames import BY_AIOHTTP, BY_NEEDLE, filename_of, text_of
 from media_api.requests.socket_body import SocketBody
-from media_api.requests.wrong_input import refused, unknown
+from media_api.requests.wrong_input import INDEX, refused, unknown
 from media_core.errors import Refused
 from media_core.store import BodySource
 
@@ -37,7 +37,7 @@ MAX_TYPE_CHARACTERS: Final = 127
 DELIMITER_BYTES: Final = MAX_BOUNDARY_CHARACTERS + len("\r\n----")
 """Most bytes of a line with the boundary."""
 _BOUNDARY_OF_AIOHTTP: Final = re.compile(rb"[0-9a-f]{32}")
-_INDEX: Final = re.compile(r"\[[0-9]{0,9}\]$")
+_BOUNDARY_OF_NEEDLE: Final = b"-" * 20 + b"NODENEEDLEHTTPCLIENT"
 _FILE: Final = "file"
 """Name of the part that is the file."""
 _URLENCODED: Final = "application/x-www-form-urlencoded"
@@ -159,7 +159,7 @@ class Form:
 
     def _own_name(self, name: str) -> str:
         """The name of the form's field. Of a list `name[]` clients also send `name`, `name[0]` and `name%5B%5D`."""
-        as_list = _INDEX.sub("", unquote(name)) + "[]"
+        as_list = INDEX.sub("", unquote(name)) + "[]"
         return as_list if as_list in self._repeatable else name
 
     def _begin_field(self, field: str) -> None:
@@ -181,7 +181,7 @@ class Form:
         filename = filename_of(
             segment.header("Content-Disposition", ""),
             segment.filename,
-            is_percent_encoded=_is_of_aiohttp(segment, self._boundary),
+            _percent_encoding(segment, self._boundary),
         )
         if segment.name != _FILE:
             if filename is not None:
@@ -202,7 +202,7 @@ class Form:
             if field in self._known:
                 self._fields.setdefault(field, []).append(_text(field, value))
         elif value and not value.startswith(b"{"):  # FilePond sends what it knows of the file under the file's name
-            raise Refused("missing_file", f"`{_FILE}` was sent as text, not as a file (with curl: -F {_FILE}=@path).")
+            raise _no_file()
 
     def text(self, name: str) -> str | None:
         """The field's text; None if it was not sent or is empty."""
@@ -304,12 +304,16 @@ def _boundary(content_type: str) -> bytes:
     return boundary.encode()
 
 
-def _is_of_aiohttp(segment: MultipartSegment, boundary: bytes | None) -> bool:
-    """Whether aiohttp wrote the part: its boundary is 32 hex digits, and the part begins with its type.
+def _percent_encoding(segment: MultipartSegment, boundary: bytes | None) -> re.Pattern[str] | None:
+    """How the client that wrote the part encodes a file name; None: not at all.
 
-    Of the other known libraries none has both. Dart's boundaries differ, and the rest begin with the disposition.
+    aiohttp's boundary is 32 hex digits, and its part begins with the type. Of the other known libraries none has both:
+    Dart's boundaries differ, and the rest begin with the disposition.
     """
-    return _BOUNDARY_OF_AIOHTTP.fullmatch(boundary or b"") is not None and segment.headerlist[0][0] == "Content-Type"
+    if boundary == _BOUNDARY_OF_NEEDLE:
+        return BY_NEEDLE
+    is_of_aiohttp = _BOUNDARY_OF_AIOHTTP.fullmatch(boundary or b"") and segment.headerlist[0][0] == "Content-Type"
+    return BY_AIOHTTP if is_of_aiohttp else None
 
 
 def _text(field: str, value: bytearray) -> str:
@@ -344,7 +348,14 @@ def _too_long() -> Refused:
     return _invalid(f"The form has more than {MAX_OVERHEAD_BYTES} bytes beside its file.")
 
 
+def _no_file() -> Refused:
+    lack = "its part has neither a file name nor a type"
+    return Refused("missing_file", f"`{_FILE}` was sent as text: {lack} (with curl: -F {_FILE}=@path).")
+
+
 def _too_long_field(field: str) -> Refused:
+    if field == _FILE:
+        return _no_file()
     return wrong_field(field, f"may have at most {MAX_FIELD_BYTES} bytes")
 
 

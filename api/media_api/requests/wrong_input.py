@@ -4,6 +4,7 @@ pydantic finds what is wrong. Its own words are for programmers, and name one li
 """
 
 import difflib
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final, TypedDict
 
@@ -21,6 +22,9 @@ from media_core.errors import Refused
 
 MAX_SHOWN_CHARACTERS: Final = 64
 TIME: Final = "it must be an RFC 3339 time such as 2026-05-17T14:00:00Z; in a query `+` is written `%2B`"
+
+INDEX: Final = re.compile(r"\[[0-9]{0,9}\]$")
+"""What clients put behind the name of a list: PHP, Ruby, axios."""
 
 _NEUTRAL: Final = frozenset(
     {"cachebust", "cachebuster", "cb", "nocache", "rnd", "t", "ts", "v", "fbclid", "gclid", "msclkid"}
@@ -95,7 +99,13 @@ def require_known(request: Request) -> None:
         if name not in several:
             if name in _NEUTRAL or name.startswith(("_", "utm_")):
                 continue
-            said = unknown(name, list(several), "a query parameter of this call")
+            what, one = "a query parameter of this call", INDEX.sub("", name)
+            is_list = several.get(one, False)
+            said = (
+                f"`{name}` is not {what}; send `{one}` once for each value."
+                if is_list
+                else unknown(name, several, what)
+            )
             raise refused(name, said.rstrip("."), said)
         if name in seen and not several[name]:
             raise refused(name, "it was sent twice; this call takes it once")

@@ -84,6 +84,13 @@ SENTENCES = (
     ("/v1/media", "cursor=abc", "cursor: not one that this list gave out"),
     ("/v1/media", "label=a", "label: it must be key=value."),
     ("/v1/media", "filename=a", "`filename` is not a query parameter of this call; did you mean `name`?"),
+    ("/v1/media", "label[]=a=b", "`label[]` is not a query parameter of this call; send `label` once for each value."),
+    (
+        "/v1/jobs",
+        "status[0]=queued&status[1]=running",
+        "`status[0]` is not a query parameter of this call; send `status` ",
+    ),
+    ("/v1/media", "type[]=image", "`type[]` is not a query parameter of this call; did you mean `type`?"),
     (f"/v1/media/signed/{UNKNOWN}", "expires_in=301", "expires_in: a URL may be valid for at most 300 seconds here."),
     (f"/v1/media/signed/{UNKNOWN}", "thumbnail=perhaps", "thumbnail: it must be true or false."),
     (f"/v1/media/signed/{UNKNOWN}", "expires_in=soon", "expires_in: it must be a whole number, at least 1."),
@@ -136,6 +143,27 @@ async def test_a_refusal_says_in_a_sentence_what_a_parameter_must_be(api: Api) -
             detail = problem(await client.request(method, path, json=body), 422, "invalid_request")["detail"]
             assert said in detail
             assert "?." not in detail
+
+
+async def test_a_body_that_is_not_json_is_told_so_and_where(api: Api) -> None:
+    async with api.client() as client:
+        for body, said in (
+            (b"{'media_ids': []}", "It is not JSON: key must be a string at line 1 column 2."),
+            (b"media_ids=x", "It is not JSON: expected value at line 1 column 1."),
+            (b"", "It is not JSON: EOF while parsing a value at line 1 column 0."),
+            ('{"media_ids": []}'.encode("utf-16"), "It is not JSON: expected value at line 1 column 1."),
+        ):
+            answer = await client.post("/v1/media/sign", content=body, headers={"Content-Type": "application/json"})
+            detail = problem(answer, 422, "invalid_request")["detail"]
+            assert detail == f'The body must be {{"media_ids": ["med-…"]}}. {said}'
+
+
+async def test_a_byte_order_mark_before_json_is_passed_over(api: Api) -> None:
+    """.NET's StreamWriter with Encoding.UTF8 begins with one (RFC 8259, 8.1)."""
+    body = b"\xef\xbb\xbf" + json.dumps({"media_ids": [UNKNOWN]}).encode()
+    async with api.client() as client:
+        answer = await client.post("/v1/media/sign", content=body, headers={"Content-Type": "application/json"})
+    assert answer.json()["data"][0]["error"]["code"] == "not_found"
 
 
 async def test_every_answer_bears_a_request_id_the_clients_own_if_it_is_one(api: Api) -> None:

@@ -272,6 +272,13 @@ async def test_a_file_name_is_understood_as_clients_write_it(sent: bytes) -> Non
         (b"filename=\"x; filename*=utf-8''evil.txt\"", "x; filename*=utf-8''evil.txt"),
         (b"filename*1=a.txt", None),
         (b'filename="=?punycode?q?ber.txt-goa?="', "=?punycode?q?ber.txt-goa?="),
+        (b'filename="say "a".txt"', 'say "a".txt'),  # Guzzle, Faraday, rest-client, request: a quote as it is
+        (b'filename="say "a" \\ b.txt"; size=1', 'say "a" \\ b.txt'),
+        (b'filename="a"b; c.txt', "a"),
+        (b'filename="a"; b="c".txt"', "a"),
+        # .NET Framework: in `filename*` each half of an emoji by itself, in `filename` the whole name
+        (b"filename=\"=?utf-8?B?8J+OiS50eHQ=?=\"; filename*=utf-8''%EF%BF%BD%EF%BF%BD.txt", "🎉.txt"),
+        (b"filename=\"__.txt\"; filename*=utf-8''%EF%BF%BD%EF%BF%BD.txt", "\ufffd\ufffd.txt"),
     ],
 )
 async def test_a_name_is_what_its_parameter_says(sent: bytes, kept: str | None) -> None:
@@ -307,6 +314,7 @@ class _Kept:
     ("name", "quotes"),
     [
         ("über uns (1).txt", False),
+        ("My%20File(1).pdf", False),
         *((name, True) for name in ("über uns (1).txt", "a b.txt", "100%.txt", "My%20File.pdf", "会.png", "a.txt")),
         *((name, True) for name in ('say "a".txt', "a\\b.txt")),
     ],
@@ -318,6 +326,23 @@ async def test_a_file_name_is_understood_as_aiohttp_writes_it(name: str, quotes:
     await body.write(kept)  # type: ignore[arg-type]  # all that it needs of a writer
     form, data = await read(kept.data, content_type=body.headers["Content-Type"])
     assert (form.filename, data) == (name, b"x")
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("it's%20%22quoted%22%20(1).txt", 'it\'s "quoted" (1).txt'),
+        ("%E4%BC%9A.png", "会.png"),
+        ("100%25.txt", "100%.txt"),
+        ("100%.txt", "100%.txt"),
+    ],
+)
+async def test_a_file_name_is_understood_as_needle_writes_it(sent: str, kept: str) -> None:
+    boundary = "--------------------NODENEEDLEHTTPCLIENT"
+    head = f'Content-Disposition: form-data; name="file"; filename="{sent}"\r\nContent-Transfer-Encoding: binary'
+    body = f"--{boundary}\r\n{head}\r\nContent-Type: text/plain\r\n\r\nx\r\n--{boundary}--".encode()
+    form, data = await read(body, content_type=f"multipart/form-data; boundary={boundary}")
+    assert (form.filename, data) == (kept, b"x")
 
 
 @pytest.mark.parametrize(
@@ -348,6 +373,14 @@ async def test_a_file_part_may_do_without_a_name_if_it_says_its_type() -> None:
 
 async def test_a_forgotten_at_sign_is_told() -> None:
     assert "-F file=@path" in await refusal(body_of(part("file", "./photo.jpg")), code="missing_file")
+
+
+@pytest.mark.parametrize("size", [1, 16 * 1024 + 1])
+async def test_a_file_that_was_added_without_its_name_is_told_what_it_lacks(size: int) -> None:
+    """As .NET writes `form.Add(new ByteArrayContent(bytes), "file")`."""
+    head = f"--{BOUNDARY}\r\nContent-Disposition: form-data; name=file\r\n\r\n".encode()
+    told = await refusal(head + b"\x89" * size + b"\r\n" + END, code="missing_file")
+    assert "its part has neither a file name nor a type" in told
 
 
 async def test_a_second_file_is_refused() -> None:
