@@ -113,14 +113,14 @@ def is_estimated(container: InputContainer, file: IO[bytes]) -> bool:
         case "mp3":
             return not _counts_its_frames(file)
         case "flac":
-            head = _at(file, 0, 26)
+            head = bytes_at(file, 0, 26)
             # STREAMINFO's number of samples, 36 bits; 0: unknown (RFC 9639, 8.2).
             return head[:4] != b"fLaC" or int.from_bytes(head[21:26]) & 0xF_FFFF_FFFF == 0
         case "avi":  # without the index at its end
-            stated = int.from_bytes(_at(file, 4, 4), "little")
+            stated = int.from_bytes(bytes_at(file, 4, 4), "little")
             return not 0 < stated <= size_of(file) - 8
         case "asf":
-            said = _at(file, 0, ASF_HEAD).partition(_ASF_FILE)[2]
+            said = bytes_at(file, 0, ASF_HEAD).partition(_ASF_FILE)[2]
             return len(said) < 84 or bool(said[72] & 1) or int.from_bytes(said[24:32], "little") != size_of(file)
         case "wav" | "w64":
             return any((s.codec_context is None or _varies(s.codec_context.name)) for s in container.streams.audio)
@@ -164,7 +164,7 @@ def _is_coded(container: InputContainer) -> bool:
 
 def _end_of_segment(file: IO[bytes]) -> int:
     """Where a Matroska's segment ends by its header, in bytes of the file; 0: it does not say (RFC 8794, 4 and 6.2)."""
-    head = _at(file, 0, 4096)
+    head = bytes_at(file, 0, 4096)
     at = head.find(b"\x18\x53\x80\x67") + 4
     if at < 4 or at >= len(head) or not head[at]:
         return 0
@@ -184,7 +184,7 @@ def outermost_boxes(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
     """Their names, where they begin and how long they are. The last one may have a length of 0, and goes to the end."""
     at, size = 0, size_of(file)
     for _ in range(MOST_BOXES):
-        head = _at(file, at, 16)
+        head = bytes_at(file, at, 16)
         length = int.from_bytes(head[:4])
         if length == 1:
             length = int.from_bytes(head[8:])
@@ -196,7 +196,7 @@ def outermost_boxes(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
 
 def _footer_of_mxf(file: IO[bytes]) -> int:
     """Where its footer begins by its header, in bytes; 0: it does not say (SMPTE 377-1, 6.3 and 7.1)."""
-    head = _at(file, 0, 64)
+    head = bytes_at(file, 0, 64)
     value = 17 + (head[16] & 0x7F if head[16] & 0x80 else 0)
     return int.from_bytes(head[value + 24 : value + 32])
 
@@ -213,14 +213,14 @@ def is_matroska_of_several(container: InputContainer, file: IO[bytes]) -> bool:
     if not container.format.name.startswith("matroska"):
         return False
     end = _end_of_segment(file)
-    return end == 0 or _at(file, end, len(_MATROSKA)) == _MATROSKA
+    return end == 0 or bytes_at(file, end, len(_MATROSKA)) == _MATROSKA
 
 
 def is_avi_of_several(container: InputContainer, file: IO[bytes]) -> bool:
     """Whether another AVI stands behind the first. Of one larger than a gigabyte the rest is "AVIX" (OpenDML 1.02)."""
     if container.format.name != "avi":
         return False
-    head = _at(file, 8 + int.from_bytes(_at(file, 4, 4), "little"), 12)
+    head = bytes_at(file, 8 + int.from_bytes(bytes_at(file, 4, 4), "little"), 12)
     return head[:4] == b"RIFF" and head[8:] == b"AVI "
 
 
@@ -234,7 +234,7 @@ def clock_begins_again(file: IO[bytes], container: str) -> bool:
         return False
     size, last = size_of(file), None
     for place in range(POSITIONS):
-        now = read(_at(file, size * place // POSITIONS, BLOCK))
+        now = read(bytes_at(file, size * place // POSITIONS, BLOCK))
         if now is None:
             continue
         if last is not None and last - MOST_OF_A_CLOCK / 2 < now < last - BACK:
@@ -263,8 +263,8 @@ def _clock_of_matroska(data: bytes) -> float | None:
 
 def _last_clock_of_matroska(file: IO[bytes]) -> float | None:
     """The time in seconds of the last cluster, if it is near the file's end."""
-    unit = _TIMESTAMP_SCALE.search(_at(file, 0, 4096))
-    *_, last = itertools.chain((None,), _CLUSTER.finditer(_at(file, max(size_of(file) - BLOCK, 0), BLOCK)))
+    unit = _TIMESTAMP_SCALE.search(bytes_at(file, 0, 4096))
+    *_, last = itertools.chain((None,), _CLUSTER.finditer(bytes_at(file, max(size_of(file) - BLOCK, 0), BLOCK)))
     if last is None:
         return None
     time = int.from_bytes(last.string[last.end() : last.end() + last[1][0] - 0x80])
@@ -351,9 +351,9 @@ def _counts_its_frames(file: IO[bytes]) -> bool:
     the frames are about as many as it says: editors keep the number of what they cut from.
     """
     at = 0
-    while (head := _at(file, at, 10))[:3] == b"ID3" and len(head) == 10:
+    while (head := bytes_at(file, at, 10))[:3] == b"ID3" and len(head) == 10:
         at += length_of_tag(head)
-    head = _at(file, at, 4096)
+    head = bytes_at(file, at, 4096)
     if int.from_bytes(head[:2]) & _SYNC != _SYNC:
         return False  # something stands before the frame, and FFmpeg does not read its header
     for mark, numbers in ((b"Xing", ">4x3I"), (b"Info", ">4x3I"), (b"VBRI", ">10x2I")):
@@ -374,7 +374,7 @@ def _has_as_many_frames(file: IO[bytes], start: int, stated: int) -> bool:
     size = size_of(file)
     read = frames = 0
     for place in range(PIECES):
-        for begins, ends in _frames_of_mp3(_at(file, start + (size - start) * place // PIECES, PIECE)):
+        for begins, ends in _frames_of_mp3(bytes_at(file, start + (size - start) * place // PIECES, PIECE)):
             frames += 1
             read += ends - begins
     share = MOST_AMISS_OF_PIECES if size > MOST_BYTES_COUNTED else LEAST_AMISS_OF_PIECES
@@ -410,18 +410,18 @@ def is_ogg_of_several(container: InputContainer, file: IO[bytes]) -> bool:
     """
     if container.format.name != "ogg":
         return False
-    start, serials, at = _at(file, 0, OGG_BYTES), set(), 0
+    start, serials, at = bytes_at(file, 0, OGG_BYTES), set(), 0
     while start[at : at + 6] == _OGG_BEGINS and len(start) > at + 27:
         serials.add(start[at + 14 : at + 18])
         segments = start[at + 26]
         at += 27 + segments + sum(start[at + 27 : at + 27 + segments])
-    end = _at(file, max(size_of(file) - OGG_BYTES, at), OGG_BYTES)
+    end = bytes_at(file, max(size_of(file) - OGG_BYTES, at), OGG_BYTES)
     last = end.rfind(b"OggS")
     ends_another = last >= 0 and end[last + 14 : last + 18] not in serials
     return start_of(container) > BACK or ends_another or _OGG_BEGINS in end
 
 
-def _at(file: IO[bytes], position: int, length: int) -> bytes:
+def bytes_at(file: IO[bytes], position: int, length: int) -> bytes:
     """Bytes of the file, whose position stays."""
     before = file.tell()
     file.seek(position)

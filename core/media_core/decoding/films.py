@@ -20,7 +20,7 @@ from PIL import Image, ImageStat
 
 from media_core.decoding.colours import Coding, to_srgb
 from media_core.decoding.containers import BARE, film_to_show, frames_of, opened, seek_to, start_of, stated_duration
-from media_core.decoding.durations import outermost_boxes
+from media_core.decoding.durations import bytes_at, outermost_boxes
 from media_core.decoding.failures import CannotDecode
 from media_core.decoding.images import picture
 from media_core.decoding.stills import pixels
@@ -139,8 +139,7 @@ def _is_in_dolbys_colours(file: IO[bytes], stream: VideoStream) -> bool:
     start = 0
     if stream.container.format.name.startswith("mov,"):
         start = next((at for name, at, _ in outermost_boxes(file) if name == b"moov"), 0)
-    file.seek(start)
-    return _DOLBYS_NOTE.search(file.read(HEAD)) is not None
+    return _DOLBYS_NOTE.search(bytes_at(file, start, HEAD)) is not None
 
 
 class _Spending(io.RawIOBase):

@@ -2,14 +2,16 @@
 
 Their samples have no white of their own, so what is there is spread from black to white: from the least value to the
 greatest, or from 0 to 1 where all values lie in it. Values far from all others do not count: a code for "no data", or
-pixels that are broken.
+pixels that are broken. The white of a page and the ink on it may be as far from each other, and count.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from array import array
 from bisect import bisect
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,8 +20,17 @@ from PIL import Image
 SAMPLED_SIDE = 256
 """Pixels. The range is looked for in so many columns and rows."""
 
-FEW = 50
-"""Of two groups of values that are far apart, one does not count if the other has so many times as many values."""
+LEAST_VALUES = 50
+"""Of fewer different values all count."""
+
+FEW = 500
+"""Of two groups of pixels that are far apart, one is broken if the other has so many times as many pixels."""
+
+FAR = 10
+"""A value that many pixels have is a code if it is below zero, or so many times as large as all others."""
+
+WHITES = (1, 100, 255, 1_023, 4_095, 16_383, 65_535)
+"""Which no such code is: of fractions, percents, and samples of 8 to 16 bits."""
 
 LEAST_FRACTION = 0.05
 """Where the greatest of values from 0 to 1 is below it, hardly anything would be seen."""
@@ -69,12 +80,24 @@ def every(wide: Image.Image, count: int, number: int) -> Image.Image:
 def _range(image: Image.Image, no_data: float | None) -> tuple[float, float]:
     sides = min(image.width, SAMPLED_SIDE), min(image.height, SAMPLED_SIDE)
     sample = array("f" if image.mode == "F" else "i", image.resize(sides, Image.Resampling.NEAREST).tobytes())
-    values = sorted(value for value in {*sample} if abs(value) < LARGEST_VALUE and value != no_data)
+    found = Counter(value for value in sample if abs(value) < LARGEST_VALUE and value != no_data)
+    values = sorted(found)
+    pixels = [0, *itertools.accumulate(found[value] for value in values)]
     first, last = 0, len(values) - 1
-    while last - first >= FEW:
+    while last - first >= LEAST_VALUES:
         middle = bisect(values, (values[first] + values[last]) / 2, first, last)
-        gap, below, above = values[middle] - values[middle - 1], middle - first, last + 1 - middle
-        if 2 * gap <= values[last] - values[first] or max(below, above) < FEW * min(below, above):
+        below, above = pixels[middle] - pixels[first], pixels[last + 1] - pixels[middle]
+        if 2 * (values[middle] - values[middle - 1]) <= values[last] - values[first]:
             break
-        first, last = (first, middle - 1) if below > above else (middle, last)
+        if below * FEW <= above or (middle == first + 1 and values[first] < 0):
+            first = middle
+        elif above * FEW <= below or (middle == last and _is_code(values[last], values[last - 1])):
+            last = middle - 1
+        else:
+            break
     return (values[first], values[last]) if values else (0.0, 0.0)
+
+
+def _is_code(greatest: float, other: float) -> bool:
+    """Whether the greatest value is a code for "no data", by the greatest one of the others."""
+    return greatest > 1 and greatest >= FAR * other and greatest not in WHITES

@@ -1,9 +1,10 @@
 """Headers of recordings that FFmpeg misreads. Runs in the child.
 
 AIFF, AU, Wave64 and RF64 whose recorder died before it wrote how long they are say zero, the length of nothing, or the
-largest number. FFmpeg reads none of their sound. A WAV of 24 bits in 32 it takes for an editor's of old, and for noise.
-Where a WAV says a wrong number of bytes a second, as FFmpeg 5's of ADPCM do, it seeks to another place. Behind a chunk
-of an odd length a byte is missing in some programs' files, and it finds no other chunk.
+largest number. FFmpeg reads none of their sound. A WAV of 24 bits in 32 it takes for an editor's of old, and for noise,
+and a CAF for one of 24.
+Where a WAV says a wrong number of bytes a second, as FFmpeg 5's of ADPCM do, or of a sample, it seeks to another place.
+Behind a chunk of an odd length a byte is missing in some programs' files, and it finds no other chunk.
 """
 
 from __future__ import annotations
@@ -42,10 +43,21 @@ _GUIDS = {name: name + bytes.fromhex("f3acd3118cd100c04f8edb8a") for name in (b"
 _RIFF = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
 """Sony's Wave64: names of chunks."""
 
-_FORMAT = struct.Struct("<HHIIH4xH")
-"""WAVEFORMATEX of ADPCM: codec, channels, samples and bytes a second, bytes of a block, and samples of a block."""
-_PLAIN, _IN_BLOCKS, _G722 = (1, 3, 6, 7), (2, 0x11), 0x028F
-"""Codecs by their number (RFC 2361): PCM, floats, A-law and mu-law; ADPCM of Microsoft and of IMA."""
+_FORMAT = struct.Struct("<HHIIHH2xH")
+"""WAVEFORMATEX: codec, channels, samples and bytes a second, bytes of a block, bits of a sample, and what ADPCM adds:
+samples of a block.
+"""
+_EXTENSIBLE, _CODEC_BEHIND = 0xFFFE, 24
+"""A codec that says where else it is named (WAVEFORMATEXTENSIBLE)."""
+
+_FLOATS = 3
+_BITS = {1: 16, _FLOATS: 32, 6: 8, 7: 8}
+"""PCM, floats, A-law and mu-law by their number (RFC 2361), and the bits that most of them have."""
+
+_IN_BLOCKS, _G722, _GSM = (2, 0x11), 0x028F, 0x31
+"""The first two: ADPCM of Microsoft and of IMA."""
+
+_GSM_BLOCK, _GSM_SAMPLES = 65, 320
 
 
 def mended(file: IO[bytes]) -> IO[bytes]:
@@ -72,11 +84,13 @@ def mended(file: IO[bytes]) -> IO[bytes]:
         _count_bytes(head, _GUIDS[b"fmt "], 24)
     elif kind in (b"RF64", b"BW64") and before[12:16] == b"ds64":
         _finish_rf64(head, size)
-        _fill_samples(head)
         _count_bytes(head, b"fmt ", 8)
+        _fill_samples(head)
     elif kind == b"RIFF" and before[8:12] == b"WAVE":
-        _fill_samples(head)
         _count_bytes(head, b"fmt ", 8)
+        _fill_samples(head)
+    elif head[:4] == b"caff" and head[8:12] == b"desc":
+        _fill_samples_of_caf(head)
     elif kind == b".snd" and not any(head[8:12]):
         head[8:12] = b"\xff\xff\xff\xff"  # unknown (Sun's audio file format)
     return file if head == before else io.BufferedReader(Lengthened(file, b"", start=bytes(head)))
@@ -171,20 +185,37 @@ def _fill_samples(head: bytearray) -> None:
         head[at + 18 : at + 20] = head[at + 14 : at + 16]
 
 
+def _fill_samples_of_caf(head: bytearray) -> None:
+    """Of 24 bits at the top of 32 the lower ones may count as well (Apple, Core Audio Format: audio description)."""
+    codec, flags, size, samples, channels, bits = struct.unpack_from(">4s5I", head.ljust(52, b"\0"), 28)
+    if (codec, flags & 1, samples, bits) == (b"lpcm", 0, 1, 24) and size == 4 * channels > 0:
+        head[48:52] = struct.pack(">I", 32)
+
+
 def _count_bytes(head: bytearray, name: bytes, behind: int) -> None:
-    """Of codecs of a constant rate: how many bytes a second of sound has. `behind`: where the format stands after the
-    chunk's name.
+    """Of codecs of a constant rate: how many bytes a sample has, and a second. `behind`: where the format stands after
+    the chunk's name.
     """
     at = head.find(name) + behind
     if not behind <= at <= len(head) - _FORMAT.size:
         return
-    tag, channels, rate, _, block, samples = _FORMAT.unpack_from(head, at)
-    if tag in _PLAIN:
+    tag, channels, rate, second, block, bits, samples = _FORMAT.unpack_from(head, at)
+    is_extensible = tag == _EXTENSIBLE
+    if is_extensible:
+        tag = int.from_bytes(head[at + _CODEC_BEHIND :][:2], "little")
+    if tag in _BITS and channels:
+        if bits == 0 or (tag == _FLOATS and bits not in (32, 64)):
+            bits = 8 * (block // channels) or _BITS[tag]
+        is_in_four_bytes = bits == 24 and block == 4 * channels and second == rate * block
+        block = block if is_in_four_bytes else min(channels * -(-bits // 8), 0xFFFF)
+        bits = 32 if is_in_four_bytes and is_extensible else bits
         found = rate * block
     elif tag in _IN_BLOCKS and samples:
         found = rate * block // samples
+    elif tag == _GSM:
+        block, found = _GSM_BLOCK, rate * _GSM_BLOCK // _GSM_SAMPLES
     elif tag == _G722:
         found = rate * channels // 2
     else:
         return
-    head[at + 8 : at + 12] = struct.pack("<I", min(found, 0xFFFFFFFF))
+    head[at + 8 : at + 16] = struct.pack("<IHH", min(found, 0xFFFFFFFF), block, bits)

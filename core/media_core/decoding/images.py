@@ -14,6 +14,7 @@ pixels needs. So a header that understates its picture makes the decoding fail.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import math
 import struct
@@ -36,7 +37,7 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
-from media_core.decoding import bands, copies, damage, fits, greys, jpeg2000, jxl, photoshop, stills, tiff
+from media_core.decoding import bands, copies, damage, fits, greys, jpeg2000, jxl, photoshop, stills, strips, tiff
 from media_core.decoding.colours import Coding, profile_of, to_srgb
 from media_core.decoding.confinement import allow_memory
 from media_core.decoding.failures import CannotDecode
@@ -81,6 +82,9 @@ sides."""
 LONGEST_SIDE_OF_AN_ICON = 1024
 """Pixels. An icon's own directory knows 256 at most; a PNG in it may be larger."""
 
+SMALL_SIDE = 64
+"""Pixels. A thumbnail up to it, as of an icon, keeps the colour of each: WebP has only one for four pixels else."""
+
 MOST_EMPTY_FRAMES = 10
 """Most frames that an animation may begin with before it shows anything."""
 
@@ -101,6 +105,16 @@ _ASPECT = "width of a pixel to its height"
 """Where it is kept with a picture, if it is not 1."""
 LEAST_OBLONG, MOST_OBLONG = 1.03, 8.0
 """Ratios of a pixel's sides. A scanner's resolutions differ a little, and more is an error."""
+
+_PAPER: dict[str, float | tuple[int, ...]] = {
+    "1": 255,
+    "L": 255,
+    "RGB": (255, 255, 255),
+    "RGBA": (255, 255, 255, 0),
+    "CMYK": (0, 0, 0, 0),
+    "LAB": (255, 128, 128),
+}
+"""White, by Pillow's modes."""
 
 _ICON, _CURSOR = b"\0\0\1\0", b"\0\0\2\0"
 _JPEG_2000 = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")
@@ -350,7 +364,9 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
     Raises as `_loaded_whole`.
     """
     try:
-        return _loaded_whole(file, max_side)
+        if part := strips.part(file):
+            return _of_part(file, part, max_side)
+        return _loaded_whole(strips.filled(file), max_side)
     except CannotDecode as error:
         if error.code != "too_large" or (copy := copies.smaller(file)) is None:
             raise
@@ -408,15 +424,33 @@ def _loaded_whole(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[in
     return image, sides
 
 
+def _of_part(file: IO[bytes], part: strips.Part, max_side: int) -> tuple[Image.Image, tuple[int, int]]:
+    """The rows of a TIFF that are there, with white where the others are missing."""
+    facts, _ = inspect_image(file)
+    image, _ = _loaded_whole(part.file, max_side)
+    if image.mode.startswith(("I", "F")):
+        image = greys.visible(image)
+    elif image.mode not in _PAPER:
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    height = max(1, round(image.height * part.height / part.rows))
+    paper = Image.new(image.mode, (image.width, height), _PAPER[image.mode])
+    paper.paste(image)
+    paper.info = {name: value for name, value in image.info.items() if name in ("icc_profile", _ASPECT)}
+    turn = _TURNS.get(part.orientation)
+    return paper if turn is None else paper.transpose(turn), (facts["width"], facts["height"])
+
+
 def _of_jpeg2000(file: IO[bytes], image: Jpeg2KImagePlugin.Jpeg2KImageFile, max_side: int) -> Image.Image:
     header = jpeg2000.Header(file)
     halvings = header.halvings(max(image.size), max_side)
-    if header.depth > 8 and image.mode in ("RGB", "RGBA"):
-        # Pillow rounds such samples to 8 bits, and of the brightest, 256, keeps 0.
-        found = stills.load(file, "jpeg2000", lowres=str(halvings))
-    else:
-        found, image.reduce = image, halvings
-        image.load()
+    found: Image.Image | None = None
+    # Of more than 8 bits Pillow rounds samples, and of the brightest, 256, keeps 0.
+    if header.depth <= 8 or image.mode not in ("RGB", "RGBA"):
+        image.reduce = halvings
+        with contextlib.suppress(*damage.ERRORS):  # its decoder refuses what is cut short
+            image.load()
+            found = image
+    found = found or stills.load(file, "jpeg2000", lowres=str(halvings))
     if header.profile:
         found.info["icc_profile"] = header.profile
     return found
@@ -669,6 +703,7 @@ def _is_sequential_jpeg(file: IO[bytes]) -> bool:
 
 def _webp(image: Image.Image) -> bytes:
     encoded = io.BytesIO()
+    is_small = max(image.size) <= SMALL_SIDE
     # Method 2 takes half the time of the default 4, for files 4 % larger. Without a profile Pillow keeps the source's.
-    image.save(encoded, "WEBP", quality=80, method=2, icc_profile=b"", exif=b"", xmp=b"")
+    image.save(encoded, "WEBP", quality=80, method=2, lossless=is_small, icc_profile=b"", exif=b"", xmp=b"")
     return encoded.getvalue()

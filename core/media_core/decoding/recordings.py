@@ -39,6 +39,11 @@ _UNSEEKABLE_IN_WAV = frozenset(("flac", "adpcm_swf", "adpcm_yamaha", "amrnb"))
 """Codecs without a constant bit rate, by which a seek in a WAV would go, or whose blocks need those before them. They
 are decoded from the start."""
 
+_MISPLACED_IN_OGG = frozenset(("flac", "speex", "libspeex"))
+"""Codecs whose packets do not say how long they are: behind a seek FFmpeg gives some a time that is seconds off. The
+packets before a window are read and not decoded.
+"""
+
 
 def audio_window(
     file: IO[bytes],
@@ -59,7 +64,7 @@ def audio_window(
     with opened(file) as container:
         stream = sound_to_hear(container, track)
         window = None
-        if begins_again:
+        if begins_again or (container.format.name == "ogg" and stream.codec_context.name in _MISPLACED_IN_OGG):
             frames = frames_of_joined(container, stream, start - PREROLL)
             return {}, _window(container, frames, start, seconds, channel, layout) or b""
         if start > PREROLL and _seekable(container, stream):

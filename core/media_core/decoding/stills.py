@@ -55,6 +55,10 @@ _BEGINNINGS = (
 _OF_JPEGS = {jpeg.LOSSLESS: "mjpeg", jpeg.LS: "jpegls"}
 """By their frames. What Pillow decodes of lossless ones has other colours. Those of 12 bits it does not decode."""
 
+_BITMAP_FIELDS = ((0xF00, 0xF0, 0xF), (0xFF, 0xFF00, 0xFF0000), (0xFF00, 0xFF0000, 0xFF000000))
+"""Where red, green and blue are in the pixels of bitmaps that Pillow does not read (Microsoft, BITMAPINFOHEADER)."""
+
+_BY_FIELDS = 3
 _SIDES_AT = {
     "dpx": (772, ">II"),
     "pcx": (4, "<4H"),
@@ -90,11 +94,19 @@ def codec(file: IO[bytes]) -> str | None:
         return found
     if head.startswith(b"\xff\xd8"):
         return "mjpeg" if jpeg.is_deep(file) else _OF_JPEGS.get(jpeg.frame(file))
+    if head.startswith(b"BM"):
+        return "bmp" if _has_other_fields(file) else None
     if head[:2] == b"\0\0" and head[4:8] == b"\0\0\0\7" and head[8:11] == bytes(3) and head[11] <= 2:  # its XWDFile.h
         return "xwd"
     if head[0] == 10 and head[1] in (0, 2, 3, 4, 5) and head[2] <= 1 and head[3] in (1, 2, 4, 8):
         return "pcx"
     return "targa" if targa.begins(head) else None
+
+
+def _has_other_fields(file: IO[bytes]) -> bool:
+    file.seek(30)
+    packing, *masks = struct.unpack("<I20x3I", file.read(36).ljust(36, b"\0"))
+    return packing == _BY_FIELDS and tuple(masks) in _BITMAP_FIELDS
 
 
 def sides(file: IO[bytes], name: str) -> tuple[int, int]:

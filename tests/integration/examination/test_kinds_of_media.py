@@ -66,6 +66,11 @@ SOUNDS = {
     "a.dsf": (lambda: old_sounds.dsf(PITCHES), "audio/x-dsf"),
     "a.dff": (lambda: old_sounds.dff(PITCHES), "audio/x-dff"),
     "an app's 24 bits in 32.wav": (lambda: old_sounds.in_wider_samples(PITCHES), "audio/wav"),
+    "an app's 24 bits in what it says are 24.wav": (
+        lambda: old_sounds.in_wider_samples(PITCHES, bits=24),
+        "audio/wav",
+    ),
+    "a Mac's 24 bits in 32.caf": (lambda: old_sounds.caf_in_wider_samples(PITCHES), "audio/x-caf"),
     "a voice memo.qta": (sound("mov", "alac"), "audio/mp4"),
     "a Mac's.mov": (sound("mov", "pcm_s16be"), "audio/mp4"),
     "a dictation.dss": (lambda: old_sounds.dictation(PITCHES), "audio/x-dss"),
@@ -1048,6 +1053,22 @@ async def test_a_sound_without_timestamps_is_heard_from_its_middle(decoding_pool
         assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16)[:12_800])).argmax() / 0.8 == pytest.approx(400, abs=4)
 
 
+async def test_flac_in_ogg_is_heard_from_where_it_is_asked_for(decoding_pool: DecodingPool) -> None:
+    noise = np.random.default_rng(1).integers(-9_000, 9_000, 16_000 * 30, np.int16)
+    file = io.BytesIO()
+    with av.open(file, "w", format="ogg") as output:
+        stream = output.add_stream("flac", rate=16_000, layout="mono")
+        for at in range(0, len(noise), 16_000):
+            frame = av.AudioFrame("s16", "mono", 16_000)
+            frame.planes[0].update(noise[at : at + 16_000].tobytes())
+            frame.sample_rate, frame.pts = 16_000, at
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    for start in range(800, len(noise), 20_000):
+        pcm = await decoding_pool.run("audio_window", BytesSource(file.getvalue()), start=start / 16_000, seconds=0.4)
+        assert bytes(pcm) == noise[start : start + 6_400].tobytes(), start
+
+
 @pytest.mark.parametrize("container", ["wav", "w64"])
 @pytest.mark.parametrize("codec", ["adpcm_ms", "adpcm_ima_wav", "g722", "pcm_s16le"])
 async def test_a_sound_that_says_a_wrong_rate_of_bytes_is_heard_from_its_middle(
@@ -1059,6 +1080,47 @@ async def test_a_sound_that_says_a_wrong_rate_of_bytes_is_heard_from_its_middle(
     for start, pitch in ((2.2, 500), (3.2, 300), (7.2, 400)):
         pcm = await decoding_pool.run("audio_window", BytesSource(bytes(data)), start=start, seconds=0.5)
         assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16))).argmax() / 0.5 == pytest.approx(pitch, abs=6)
+
+
+WRONG_FORMATS = {
+    "no block": (0, None, None),
+    "a block of one byte": (1, None, None),
+    "a block of twice as many bytes": (2, None, None),
+    "twice as many bytes a second": (None, 2, None),
+    "no bytes at all": (0, 0, None),
+    "no bits": (None, None, 0),
+}
+"""Bytes of a block, the bytes a second and the bits of a sample in a WAV: what stands there, or by how much that is
+multiplied which is right.
+"""
+
+
+@pytest.mark.parametrize("container", ["wav", "w64"])
+@pytest.mark.parametrize("wrong", WRONG_FORMATS)
+async def test_a_sound_of_samples_that_says_a_wrong_size_of_them_is_heard_from_its_middle(
+    decoding_pool: DecodingPool, container: str, wrong: str
+) -> None:
+    for codec in ("pcm_u8", "pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le", "pcm_alaw", "pcm_mulaw"):
+        data = bytearray(media.recording(3 * PITCHES, container, codec))
+        at = data.index(b"fmt ") + (8 if container == "wav" else 24) + 8
+        said = struct.unpack_from("<IHH", data, at)
+        block, second, bits = WRONG_FORMATS[wrong]
+        struct.pack_into(
+            "<IHH",
+            data,
+            at,
+            said[0] if second is None else second * said[0],
+            said[1] if block is None else block if block < 2 else block * said[1],
+            said[2] if bits is None else bits,
+        )
+        source = BytesSource(bytes(data))
+        facts: MediaFacts = await decoding_pool.run("probe", source)
+        assert facts.duration == pytest.approx(9, abs=0.1), codec
+        for start, pitch in ((2.2, 500), (7.2, 400)):
+            pcm = await decoding_pool.run("audio_window", source, start=start, seconds=0.5)
+            assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16))).argmax() / 0.5 == pytest.approx(pitch, abs=6), (
+                codec
+            )
 
 
 LAYOUTS = ("7.1", "7.1(wide)", "6.1", "octagonal", "5.1.4", "hexadecagonal", "quad")

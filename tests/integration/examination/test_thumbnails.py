@@ -11,12 +11,13 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
+import av
 import numpy as np
 import psutil
 import pytest
-from PIL import ExifTags, Image, ImageCms, PngImagePlugin
+from PIL import ExifTags, Image, ImageChops, ImageCms, PngImagePlugin
 
-from media_core.decoding import BytesSource, DecodingFailed, ImageFacts, MediaFacts, Thumbnail
+from media_core.decoding import BytesSource, DecodingFailed, ImageFacts, MediaFacts, Thumbnail, tiff
 from media_core.decoding.pool import ChildLimits, DecodingPool
 from media_core.examination.examination import Examination
 from media_core.examination.sniffing import sniff
@@ -479,6 +480,93 @@ async def test_of_a_picture_cut_short_is_shown_what_is_there(
     assert red > green + 80
 
 
+def deep(picture: Image.Image, *, planar: bool, order: str = "<") -> bytes:
+    """A TIFF of 16 bits a sample, in one strip or in one for each colour."""
+    samples = np.asarray(picture).astype(f"{order}u2") * 257
+    samples = samples.transpose(2, 0, 1) if planar else samples
+    return media.banded_tiff(
+        *picture.size, samples.astype(f"{order}u2").tobytes(), 16, 1, 3, planar=planar, order=order, _262=2
+    )
+
+
+CUT_TIFFS: dict[str, Callable[[Image.Image], bytes]] = {
+    f"{name}, {rows} rows a strip": functools.partial(
+        media.encoded, image_format="TIFF", compression=name, tiffinfo={278: rows}
+    )
+    for rows in (16, 300)
+    for name in ("raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits", "zstd")
+}
+CUT_TIFFS |= {
+    "tiles": functools.partial(media.tiled_tiff, side=64),
+    "transparency": lambda picture: media.encoded(picture.convert("RGBA"), "TIFF", compression="tiff_lzw"),
+    "a palette": lambda picture: media.encoded(picture.quantize(64), "TIFF", compression="tiff_lzw"),
+    "inks": lambda picture: media.encoded(picture.convert("CMYK"), "TIFF", compression="tiff_lzw"),
+    "16 bits": functools.partial(deep, planar=False),
+    "16 bits, big-endian": functools.partial(deep, planar=False, order=">"),
+}
+
+
+@pytest.mark.parametrize("kind", CUT_TIFFS)
+@pytest.mark.parametrize("part", [0.4, 0.9, 0.999])
+async def test_of_a_tiff_cut_short_is_shown_what_is_there(decoding_pool: DecodingPool, kind: str, part: float) -> None:
+    data = media.directory_first(CUT_TIFFS[kind](grain(400, 300)))
+    source = BytesSource(data[: int(len(data) * part)])
+    thumbnail = await make_thumbnail(decoding_pool, source, "image/tiff")
+    assert (thumbnail.source_width, thumbnail.source_height) == (thumbnail.width, thumbnail.height) == (400, 300)
+    red, green, _, alpha = shown(thumbnail).convert("RGBA").crop((0, 20, 400, 60)).resize((1, 1)).getpixel((0, 0))  # type: ignore[misc]
+    assert red > green + 80
+    assert alpha == 255
+    if part == 0.4 and not kind.startswith("jpeg"):
+        *colours, alpha = shown(thumbnail).convert("RGBA").getpixel((200, 280))  # type: ignore[misc]
+        assert alpha == 0 or min(colours) > 245
+    elif part == 0.9:
+        red, green, _ = shown(thumbnail).convert("RGB").crop((0, 170, 400, 190)).resize((1, 1)).getpixel((0, 0))  # type: ignore[misc]
+        assert green > red + 80
+
+
+@pytest.mark.parametrize("packing", ["raw", "tiff_lzw", "tiff_adobe_deflate", "zstd"])
+async def test_a_map_may_leave_out_what_is_empty(decoding_pool: DecodingPool, packing: str) -> None:
+    picture = media.quadrants(240, 160)
+    data = bytearray(media.encoded(picture, "TIFF", compression=packing, tiffinfo={278: 16}))
+    file = io.BytesIO(data)
+    found = tiff.directory(file)
+    assert found is not None
+    for tag in (273, 279):  # the first strip stands nowhere, and has no bytes
+        kind, _, value = found.entries[tag]
+        at = struct.unpack("<I", value)[0]
+        data[at : at + (2 if kind == 3 else 4)] = bytes(2 if kind == 3 else 4)
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(bytes(data)), "image/tiff")).convert("RGB")
+    assert_quadrants(image)
+    assert_close(image.getpixel((60, 5)), (0, 0, 0))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+async def test_a_tiff_cut_short_is_shown_upright(decoding_pool: DecodingPool, orientation: int) -> None:
+    data = media.directory_first(media.oriented(orientation, "TIFF"))
+    whole, cut = (BytesSource(data[: int(len(data) * part)]) for part in (1, 0.8))
+    wanted = shown(await make_thumbnail(decoding_pool, whole, "image/tiff")).convert("RGB")
+    image = shown(await make_thumbnail(decoding_pool, cut, "image/tiff")).convert("RGB")
+    assert image.size == wanted.size
+    corner = {1: (20, 20), 3: (220, 140), 6: (220, 20), 8: (20, 140)}[orientation]
+    assert_close(image.getpixel(corner), wanted.getpixel(corner))  # type: ignore[arg-type]
+
+
+async def test_of_a_tiff_in_planes_the_rows_of_which_all_are_there_are_shown(decoding_pool: DecodingPool) -> None:
+    data = media.directory_first(deep(media.quadrants(240, 160), planar=True))
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(data[: len(data) * 5 // 6]), "image/tiff"))
+    assert_close(image.convert("RGB").getpixel((60, 40)), (255, 0, 0))  # type: ignore[arg-type]
+    assert min(image.convert("RGB").getpixel((60, 140))) > 245  # type: ignore[arg-type, type-var]
+
+
+@pytest.mark.parametrize("part", [0.6, 0.9])
+async def test_of_a_jpeg_2000_cut_short_is_shown_what_is_there(decoding_pool: DecodingPool, part: float) -> None:
+    grained = Image.blend(media.quadrants(1_400, 1_200), Image.effect_noise((1_400, 1_200), 60).convert("RGB"), 0.1)
+    data = media.encoded(grained, "JPEG2000")
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data[: int(len(data) * part)]), "image/jp2")
+    assert (thumbnail.source_width, thumbnail.source_height) == (1_400, 1_200)
+    assert_quadrants(shown(thumbnail).resize((16, 12), Image.Resampling.BOX), 36)
+
+
 PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """Of an interlaced PNG: the first column and row, and how many further the next are (PNG, third edition, 8.1)."""
 
@@ -651,6 +739,44 @@ async def test_a_picture_of_an_editor_is_shown(decoding_pool: DecodingPool, kind
     assert_quadrants(shown(thumbnail))
     facts: ImageFacts = await decoding_pool.run("inspect_image", BytesSource(data))
     assert (facts.width, facts.height) == sides
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+async def test_a_picture_of_a_few_pixels_keeps_the_colour_of_each(decoding_pool: DecodingPool, mode: str) -> None:
+    picture = Image.new(mode, (16, 16))
+    for x in range(16):
+        picture.paste([media.RED, media.GREEN, media.BLUE][x % 3], (x, 0, x + 1, 16))
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(media.encoded(picture, "PNG")), "image/png")
+    small = await variant(decoding_pool, thumbnail.data, ThumbnailSize.SMALL, "webp")
+    for image in (shown(thumbnail), shown(small)):
+        assert [image.getpixel((x, 8))[:3] for x in range(3)] == [media.RED, media.GREEN, media.BLUE]  # type: ignore[index]
+
+
+BITMAP_FIELDS = {
+    "4 bits each": (0xF00, 0xF0, 0xF, 0xF000),
+    "4 bits each, and none": (0xF00, 0xF0, 0xF, 0),
+    "red first": (0xFF, 0xFF00, 0xFF0000, 0),
+    "blue first, behind the alpha": (0xFF00, 0xFF0000, 0xFF000000, 0xFF),
+    "blue first, behind nothing": (0xFF00, 0xFF0000, 0xFF000000, 0),
+}
+
+
+@pytest.mark.parametrize("fields", BITMAP_FIELDS)
+async def test_a_bitmap_may_have_its_colours_in_any_order(decoding_pool: DecodingPool, fields: str) -> None:
+    masks = BITMAP_FIELDS[fields]
+    wide = max(masks) > 0xFFFF
+    pixels = np.asarray(media.quadrants(240, 160).convert("RGBA")).astype("u8")[::-1]
+    lowest = [mask & -mask or 1 for mask in masks]
+    values = sum(
+        (pixels[..., band] * (mask // lowest[band]) + 127) // 255 * lowest[band] for band, mask in enumerate(masks)
+    )
+    header = struct.pack("<IiiHHIIiiII", 124, 240, 160, 1, 32 if wide else 16, 3, 0, 2835, 2835, 0, 0)
+    header += struct.pack("<4I", *masks) + b"BGRs" + bytes(64)
+    rows = np.asarray(values).astype("<u4" if wide else "<u2").tobytes()
+    bitmap = b"BM" + struct.pack("<IHHI", 138 + len(rows), 0, 0, 138) + header + rows
+    facts: ImageFacts = await decoding_pool.run("inspect_image", BytesSource(bitmap))
+    assert (facts.width, facts.height) == (240, 160)
+    assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(bitmap), "image/bmp")))
 
 
 @pytest.mark.parametrize("inner", ["png", "bmp"])
@@ -866,6 +992,22 @@ async def test_what_is_far_from_all_that_was_measured_does_not_count(
     assert abs(image.getpixel((150, 15)) - 192) < 12  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(("bits", "sample_format", "kind"), [(16, 1, "<u2"), (32, 3, "<f4")])
+@pytest.mark.parametrize(
+    ("ink", "paper"), [((30_000, 31_000), (65_535,)), ((200, 1_200), (65_535,)), ((30_000,), (60_000, 61_000))]
+)
+async def test_ink_and_its_page_are_told_apart(
+    decoding_pool: DecodingPool, ink: Sequence[int], paper: Sequence[int], bits: int, sample_format: int, kind: str
+) -> None:
+    """One of them has many values, the other has one, and there is none between."""
+    page = np.linspace(paper[0], paper[-1], 4_000).round().reshape(20, 200)
+    page[:, 100:110] = np.linspace(ink[0], ink[-1], 200).round().reshape(20, 10)
+    data = media.plain_tiff(200, 20, page.astype(kind).tobytes(), bits, sample_format)
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/tiff")).convert("L")
+    assert image.getpixel((50, 10)) > 250  # type: ignore[operator]
+    assert image.getpixel((105, 10)) < 10  # type: ignore[operator]
+
+
 async def test_two_values_that_are_far_from_each_other_are_black_and_white(decoding_pool: DecodingPool) -> None:
     data = media.plain_tiff(200, 20, struct.pack("<4000H", *([7] * 180 + [60_000] * 20) * 20), 16, 1)
     image = shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/tiff")).convert("L")
@@ -1072,6 +1214,21 @@ async def test_a_film_is_shown_as_it_is_after_one_second(
     pixel = shown(thumbnail).convert("RGB").getpixel((160, 120))
     assert isinstance(pixel, tuple)
     assert_close(pixel, media.FILM[1])
+
+
+async def test_a_film_is_read_where_it_was_left(decoding_pool: DecodingPool) -> None:
+    """The picture that is shown begins in what the decoder has read already, and ends behind it."""
+    for width in range(64, 128, 8):
+        file, noise = io.BytesIO(), Image.effect_noise((width, 96), 90).convert("RGB")
+        with av.open(file, "w", format="avi") as output:
+            stream = output.add_stream("mjpeg", rate=10, width=width, height=96, pix_fmt="yuvj444p")
+            stream.options = {"qmin": "1", "qmax": "1"}
+            for _ in range(30):
+                output.mux(stream.encode(av.VideoFrame.from_image(noise)))
+            output.mux(stream.encode(None))
+        image = shown(await make_thumbnail(decoding_pool, BytesSource(file.getvalue()), "video/x-msvideo"))
+        difference = ImageChops.difference(image.convert("L"), noise.convert("L")).resize((16, 12))
+        assert difference.getextrema()[1] < 40, width  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("container", ["mp4", "webm", "mpegts"])
