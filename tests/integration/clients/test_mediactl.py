@@ -476,13 +476,13 @@ async def test_segments_are_shown_as_they_come_and_ctrl_c_leaves_the_job(api: Ap
 
 
 async def test_a_recording_is_stored_in_a_room_and_with_labels_as_it_is_transcribed(api: Api, alice: Cli) -> None:
-    dora = Cli(api, api.token("dora", rooms=["garden"]), alice.folder)
+    dora = Cli(api, api.token("dora", rooms=["standups"]), alice.folder)
     recording = alice.file("standup.wav", (SPEECH / "greeting_en.wav").read_bytes())
-    how = "--room", "garden", "--tenant-scope", "--label", "project=atlas", "--name", "monday.wav"
+    how = "--room", "standups", "--tenant-scope", "--label", "project=atlas", "--name", "monday.wav"
     await dora("transcribe", recording, *how)
-    (item,) = (await dora("ls", "garden", "--json")).data
+    (item,) = (await dora("ls", "standups", "--json")).data
     assert (item["filename"], item["labels"], item["tenant_scope"]) == ("monday.wav", {"project": "atlas"}, True)
-    refused = await dora("transcribe", item["media_id"], "--room", "garden", code=2)
+    refused = await dora("transcribe", item["media_id"], "--room", "standups", code=2)
     assert "is stored already: --name, --room" in refused.err
 
 

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hash
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, Final, LiteralString, NamedTuple
 
 import numpy as np
@@ -444,6 +445,10 @@ class _Standing:
     def step(self) -> Step:
         return self.steps[-1]
 
+    @cached_property
+    def words(self) -> str:
+        return f"{self.program.name}: {self.step}"
+
 
 @dataclass
 class Ended:
@@ -520,10 +525,15 @@ class Walk:
         """The rows that stand in the transaction under way."""
         self._loads: dict[Image, str] = {}
         self._statements: dict[tuple[int, str | None], str] = {}
-        self._answers: dict[tuple[Image, str], tuple[Any, Image]] = {}
+        self._answers: dict[tuple[Image, str], tuple[Any, str, Image]] = {}
+        self._key_ids: dict[Hashable, int] = {}
+        """A number for each key: a key contains the one before it, and to hash them all takes long."""
         self._moves = _Moves()
         self._times: dict[int, range] = {}
         self._around: dict[int, range] = {}
+        self._without_of: dict[str, list[int]] = {"claim": [], "lease": []}
+        self._deletes: list[bool] = []
+        """By position: whether the actor's next step removes an object."""
         self._looked_at: tuple[int | None, int, int] = (None, 0, 0)
         """Slot, place and position; without a slot, all states of the place."""
 
@@ -541,12 +551,14 @@ class Walk:
     def _names(self, objects: int) -> frozenset[str]:
         return frozenset(key for number, key in enumerate(self._keys) if objects >> number & 1)
 
-    def _run(self, image: Image, number: int) -> tuple[Any, Image]:
-        """Runs the position's statement on the rows of `image`. Returns its answer, and the rows afterwards."""
+    def _run(self, image: Image, number: int) -> tuple[Any, str, Image]:
+        """Runs the position's statement on the rows of `image`. Returns its answer, also as text, and the rows then."""
         statement = self._statement(number, image.blob.removing if image.blob else None)
-        if (image, statement) not in self._answers:
-            self._answers[image, statement] = self._asked(image, statement)
-        return self._answers[image, statement]
+        found = self._answers.get((image, statement))
+        if found is None:
+            answer, new = self._asked(image, statement)
+            found = self._answers[image, statement] = answer, repr(answer), new
+        return found
 
     def _statement(self, number: int, removing: str | None) -> str:
         found = self._statements.get((number, removing))
@@ -632,10 +644,13 @@ class Walk:
         else:
             steps = (*steps, step)
             if program.alike is not None:
-                key = ("alike", program.alike(steps))
+                key = self._key_id(("alike", program.alike(steps)))
             stands = self._standing(_Standing(program, answers, steps, key, holds))
         self._standing_ids[whole] = stands
         return stands
+
+    def _key_id(self, key: Hashable) -> int:
+        return self._key_ids.setdefault(key, len(self._key_ids))
 
     def _standing(self, standing: _Standing) -> int:
         name = (standing.program.name, standing.key, standing.holds)
@@ -656,6 +671,12 @@ class Walk:
             return number
         return self._standing(replace(standing, holds=what.upper()))
 
+    def _without_all(self, what: str) -> "Numbers":
+        """`_without` of every position."""
+        found = self._without_of[what]
+        found += [self._without(number, what) for number in range(len(found), len(self._standings))]
+        return np.array(found)
+
     async def _moves_of(self, place: int, number: int) -> range:
         """The actor's possible moves at that position."""
         moves = self._moves.of.get((place, number))
@@ -675,8 +696,7 @@ class Walk:
             yield _Move(f"{program.name} dies", place, end)
         outcomes: list[tuple[Any, Hashable, Image, int]] = []
         if step.kind == "sql":
-            answer, new = self._run(image, number)
-            outcomes.append((answer, repr(answer), new, objects))
+            outcomes.append((*self._run(image, number), objects))
         elif step.kind == "answer":
             assert isinstance(step.arguments, tuple)
             outcomes.extend((each, each, image, objects) for each in step.arguments)
@@ -685,9 +705,9 @@ class Walk:
             there = bool(objects & bit)
             then = {"put": objects | bit, "delete": objects & ~bit}.get(step.kind, objects)
             outcomes.append((there, there if step.kind in ("list", "read") else None, image, then))
-        words = f"{program.name}: {step}"
+        words = standing.words
         for answer, name, new, then in outcomes:
-            gone = set(image.media) - set(new.media)
+            gone = set(image.media).difference(new.media)
             assert not gone or "content_delete_item" in step.what, f"{words}: {gone} is gone and nobody deleted it"
             holds, claim_lost, lease_lost = standing.holds, False, False
             if step.kind == "sql":
@@ -705,7 +725,7 @@ class Walk:
                 answered.append((LOST, "lost", ", and does not hear the answer", new_place))
                 answered.append((LOST, "lost", ", in vain", place))
             for each, its_name, how, at in answered:
-                key = (standing.key, its_name)
+                key = self._key_id((standing.key, its_name))
                 after = await self._stands(program, (*standing.answers, each), standing.steps, key, holds)
                 if (ended := self._ends.get((program.name, key, holds))) is not None:
                     self._ended(program, ended, self._places[at][0], step)
@@ -812,37 +832,39 @@ class Walk:
     ) -> AsyncIterator["_After"]:
         """The successors of the states of `frontier`."""
         all_places = slots.places(frontier)
-        width = len(self._standings)
-        by_slot = [_distinct(all_places * width + slots.positions(frontier, slot)) for slot in range(slots.many)]
+        by_slot = [slots.positions(frontier, slot) for slot in range(slots.many)]
         # Those of a place together, so that its rows are loaded once.
-        slot_of = {int(pair): slot for slot, (pairs, _) in enumerate(by_slot) for pair in pairs}
-        for pair, slot in sorted(slot_of.items()):
-            self._looked_at = (slot, *divmod(pair, width))
-            await self._moves_of(*divmod(pair, width))
-        for slot, (pairs, which) in enumerate(by_slot):
-            moves = [self._moves.of[divmod(int(pair), width)] for pair in pairs]
-            yield self._expanded(frontier, which, moves, slots, slot)
+        slot_of = {
+            pair: slot for slot, positions in enumerate(by_slot) for pair in self._moves.unknown(all_places, positions)
+        }
+        for (place, position), slot in sorted(slot_of.items()):
+            self._looked_at = (slot, place, position)
+            self._moves.know(place, position, await self._moves_of(place, position))
+        for slot, positions in enumerate(by_slot):
+            yield self._expanded(frontier, *self._moves.known(all_places, positions), slots, slot)
         places, which = _distinct(all_places)
         moves = []
         for place in places:
             self._looked_at = (None, int(place), GONE)
             moves.append(await self._round(int(place), around))
-        yield self._expanded(frontier, which, moves, slots, None)
+        yield self._expanded(frontier, *_spans(moves, which), slots, None)
         # A removal ends within a minute of its claim, or its process has died.
-        deletes = np.array([standing is not None and standing.step.kind == "delete" for standing in self._standings])
+        new = self._standings[len(self._deletes) :]
+        self._deletes += [standing is not None and standing.step.kind == "delete" for standing in new]
+        deletes = np.array(self._deletes)
         busy = np.zeros(frontier.size, dtype=bool)
-        for slot in range(slots.many):
-            busy |= deletes[slots.positions(frontier, slot)]
+        for positions in by_slot:
+            busy |= deletes[positions]
         quiet = np.flatnonzero(~busy)
         places, which = _distinct(all_places[quiet])
-        after = self._expanded(frontier[quiet], which, [self.times(int(place)) for place in places], slots, None)
+        moves = [self.times(int(place)) for place in places]
+        after = self._expanded(frontier[quiet], *_spans(moves, which), slots, None)
         yield after._replace(of=quiet[after.of])
 
     def _expanded(
-        self, frontier: "Numbers", which: "Numbers", moves: list[range], slots: "_Slots", slot: int | None
+        self, frontier: "Numbers", starts: "Numbers", counts: "Numbers", slots: "_Slots", slot: int | None
     ) -> "_After":
-        starts = np.array([each.start for each in moves], dtype=np.int64)[which]
-        counts = np.array([len(each) for each in moves], dtype=np.int64)[which]
+        """`starts` and `counts` say of each state which moves there are."""
         of = np.repeat(np.arange(frontier.size), counts)
         move = np.arange(of.size) + np.repeat(starts - np.cumsum(counts) + counts, counts)
         there, standing, claim_lost, lease_lost = self._moves.columns
@@ -851,7 +873,7 @@ class Walk:
         for what, lost in (("claim", claim_lost), ("lease", lease_lost)):
             hit = np.flatnonzero(lost[move])
             if hit.size:
-                without = np.array([self._without(number, what) for number in range(len(self._standings))])
+                without = self._without_all(what)
                 changed = states[hit]
                 for each in range(slots.many):
                     if each != slot:
@@ -902,10 +924,35 @@ class _Moves:
         self.of: dict[tuple[int, int], range] = {}
         """Those of an actor at a place and a position."""
         self._columns: NDArray[np.int64] = np.empty((4, 0), dtype=np.int64)
+        self._firsts: NDArray[np.int32] = np.zeros((0, 0), dtype=np.int32)
+        """By place and position: the number of the first move, plus 1; -1 where there is none; 0 where nobody looked.
+
+        A table of them, since millions of states are looked up.
+        """
+        self._counts: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
+        """By the number of a first move: how many there are."""
 
     def add(self, moves: list[_Move]) -> range:
         self.all += moves
         return range(len(self.all) - len(moves), len(self.all))
+
+    def unknown(self, places: "Numbers", positions: "Numbers") -> list[tuple[int, int]]:
+        """Pairs that are not in the table, each once."""
+        self._firsts = _grown(self._firsts, (int(places.max()) + 1, int(positions.max()) + 1))
+        missing = np.flatnonzero(self._firsts[places, positions] == 0)
+        return list(dict.fromkeys(zip(places[missing].tolist(), positions[missing].tolist(), strict=True)))
+
+    def know(self, place: int, position: int, moves: range) -> None:
+        self._firsts[place, position] = moves.start + 1 if moves else -1
+        if moves:
+            self._counts = _grown(self._counts, (moves.start + 1,))
+            self._counts[moves.start] = len(moves)
+
+    def known(self, places: "Numbers", positions: "Numbers") -> tuple["Numbers", "Numbers"]:
+        """The number of the first move of each pair, and how many there are."""
+        firsts = self._firsts[places, positions]
+        starts = np.maximum(firsts - 1, 0)
+        return starts, np.where(firsts > 0, self._counts[starts], 0)
 
     @property
     def columns(self) -> NDArray[np.int64]:
@@ -973,6 +1020,22 @@ class _Slots:
                 states = self.moved(states, slot - 1, np.minimum(one, other))
                 states = self.moved(states, slot, np.maximum(one, other))
         return states
+
+
+def _grown(table: NDArray[np.int32], least: tuple[int, ...]) -> NDArray[np.int32]:
+    """The table, with zeros where it was smaller."""
+    if all(there >= wanted for there, wanted in zip(table.shape, least, strict=True)):
+        return table
+    shape = [max(there, wanted + wanted // 2) for there, wanted in zip(table.shape, least, strict=True)]
+    larger = np.zeros(shape, dtype=np.int32)
+    larger[tuple(map(slice, table.shape))] = table
+    return larger
+
+
+def _spans(moves: list[range], which: Numbers) -> tuple[Numbers, Numbers]:
+    """Starts and lengths of `moves`, for each of `which`."""
+    starts = np.array([each.start for each in moves], dtype=np.int64)
+    return starts[which], np.array([len(each) for each in moves], dtype=np.int64)[which]
 
 
 def _distinct(numbers: Numbers) -> tuple[Numbers, Numbers]:

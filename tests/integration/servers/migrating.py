@@ -24,11 +24,11 @@ _SCRIPTS: list[str] = []
 """The script, for the schema and role `_NAME`."""
 
 
-def make_tables(owner: psycopg.Connection[Any], admin_url: str, schema: str) -> None:
+def make_tables(owner: psycopg.Connection[Any], owner_url: str, schema: str) -> None:
     """As `migrate` does for an empty schema and the role of the same name. `owner`: a session in autocommit."""
     if not _SCRIPTS:
-        url = admin_url.replace("+psycopg", "")
-        migrate(admin_url, schema, schema)
+        url = owner_url.replace("+psycopg", "")
+        migrate(owner_url, schema, schema)
         dumped = [_dump(url, schema).replace(schema, _NAME), *grants(_NAME, _NAME), "RESET ALL"]
         _SCRIPTS.append(";\n".join(dumped))
         return
@@ -85,8 +85,8 @@ def empty_tables(owner: psycopg.Connection[Any], schema: str) -> None:
 def _dump(url: str, schema: str) -> str:
     command = [_PG_DUMP, "--inserts", "--no-owner", "--no-privileges", "--schema", schema, url]
     dumped = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    # Commands of psql, and the schema, which is there.
-    dumped = re.sub(r"^(\\.*|CREATE SCHEMA .*)\n", "", dumped, flags=re.MULTILINE)
+    # Commands of psql, and the schema, which is there, with its owner's mark.
+    dumped = re.sub(r"^(\\.*|CREATE SCHEMA .*|COMMENT ON SCHEMA .*)\n", "", dumped, flags=re.MULTILINE)
     # What the migrations draw at random is each tenant's own.
     for values, drawn in _DRAWN.items():
         dumped, found = re.subn(values, drawn, dumped)
