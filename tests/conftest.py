@@ -18,6 +18,8 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+# Until all is collected, see `pytest_collection_finish`.
+gc.disable()
 # As in the Makefile. The tests start hundreds of processes, and each would compile all of its modules again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -72,6 +74,7 @@ def pytest_collection_finish() -> None:
     """What was imported and collected stays, so the collector of garbage need not look through it again and again."""
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(10_000)  # with 700, as by default, a twentieth of our time goes into that
 
 

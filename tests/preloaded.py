@@ -17,9 +17,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-API = "media_api.__main__"
+API = "media_api.main"
 OPERATOR = "media_operator.main"
-WORKERS = "media_workers.__main__"
+WORKERS = "media_workers.main"
 _SERVER = multiprocessing.get_context("forkserver")
 # A forked process imports the main module of the one that asks, which is pytest where it runs without others.
 _SERVER.set_forkserver_preload([API, OPERATOR, WORKERS, "pytest", "tests.rehearsed"])

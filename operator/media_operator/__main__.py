@@ -1,8 +1,13 @@
 """`python -m media_operator`: the operator of a cluster; see `main`."""
 
+import gc
 import sys
 
-from media_operator.main import main
+gc.disable()  # what imports make stays, so it need not be looked through again and again, nor at the end
+
+from media_operator.main import main  # noqa: E402
 
 if __name__ == "__main__":
+    gc.freeze()
+    gc.enable()
     sys.exit(main())

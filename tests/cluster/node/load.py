@@ -49,8 +49,9 @@ class Clients:
         )
         container = running["spec"]["containers"][0]
         container["env"].append({"name": "TOKEN", "valueFrom": {"secretKeyRef": {**secret, "key": "token"}}})
-        # Ready: the first upload was acknowledged.
-        container["readinessProbe"] = {"exec": {"command": ["test", "-e", "/tmp/going"]}, "periodSeconds": 1}
+        # Ready: the first upload was acknowledged. It is asked only until then, since each time costs a process.
+        going = {"exec": {"command": ["test", "-e", "/tmp/going"]}, "periodSeconds": 1, "failureThreshold": 60}
+        container["startupProbe"] = going
         running["spec"]["volumes"] = [{"name": "tmp", "emptyDir": {}}]
         self._namespace.apply(running)
         self._namespace.wait(f"pod/{POD}", "condition=Ready")
@@ -65,16 +66,18 @@ class Clients:
 
 
 _SCRIPT = r"""
-import hashlib, http.client, json, os, pathlib, random, threading, time
+import hashlib, http.client, json, os, pathlib, random, socket, threading, time
 
 HOST, TOKEN = os.environ["HOST"], os.environ["TOKEN"]
+ADDRESS = socket.gethostbyname(HOST)  # asked for once: a Service keeps it
 GOING, STOP = pathlib.Path("/tmp/going"), pathlib.Path("/tmp/stop")
 acknowledged, errors, counts, lock = {}, {}, {"uploaded": 0, "downloaded": 0}, threading.Lock()
 
 def request(method, path, body=None, headers={}):
-    connection = http.client.HTTPConnection(HOST, timeout=30)
+    connection = http.client.HTTPConnection(ADDRESS, timeout=30)
+    always = {"Host": HOST, "Authorization": "Bearer " + TOKEN, "Connection": "close"}
     try:
-        connection.request(method, path, body, {"Authorization": "Bearer " + TOKEN, "Connection": "close", **headers})
+        connection.request(method, path, body, {**always, **headers})
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:
@@ -94,7 +97,7 @@ def attempt(what, wanted, *arguments):
     return None
 
 def upload():
-    content = os.urandom(random.choice([2_000, 50_000, 2_000_000]))
+    content = os.urandom(random.choice([2_000, 50_000, 50_000, 50_000, 2_000_000]))
     fields = b'--x\r\nContent-Disposition: form-data; name="room_id"\r\n\r\nlobby\r\n'
     fields += b'--x\r\nContent-Disposition: form-data; name="file"; filename="f.bin"\r\n'
     fields += b"Content-Type: application/octet-stream\r\n\r\n"
