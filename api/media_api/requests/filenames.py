@@ -30,6 +30,7 @@ _ENCODED_WORDS: Final = re.compile(r"\s*(=\?[\w.:-]+\?[bq]\?[^?\s]*\?=\s*)+", re
 _CHARSET_OF_WORD: Final = re.compile(r"=\?([\w.:-]+)\?(?=[bq]\?)", re.IGNORECASE)
 BY_AIOHTTP: Final = re.compile(r'"((?:[\w.~-]|%[0-9A-F]{2})+)"', re.ASCII)
 BY_NEEDLE: Final = re.compile(r'"((?:[\w.~!\'()*-]|%[0-9A-F]{2})+)"', re.ASCII)
+"""The parameter `filename` as clients write it that percent-encode every name."""
 _NO_CHARSETS: Final = frozenset({"idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape"})
 """Codecs of Python that decode text and are no character sets. Two take a time that grows with the square of a name."""
 _CHARSETS: Final = {
@@ -52,10 +53,13 @@ def filename_of(disposition: str, plain: str | None, percent_encoded: re.Pattern
     ISO 8859-1 decodes them. `percent_encoded`: how the client writes `filename`; of most others `%20` is the name.
     """
     parameters: dict[str, str] = {}
+    name_ends = 0
     for parameter in _PARAMETER.finditer(disposition):
+        if parameter.start() < name_ends:
+            continue  # what looks like a parameter within a name with quotes
         key = parameter[1].lower()
-        if key == "filename" and key not in parameters:
-            plain = _with_quotes(disposition, parameter) or plain
+        if key == "filename" and key not in parameters and (quoted := _with_quotes(disposition, parameter)):
+            plain, name_ends = quoted, parameter.start(2) + len(quoted)
         parameters.setdefault(key, parameter[2].strip())
     extended = _EXTENDED.fullmatch(parameters.get("filename*", "").strip('"')) or _in_pieces(parameters)
     if extended is not None:
@@ -89,9 +93,8 @@ def _with_quotes(disposition: str, parameter: re.Match[str]) -> str | None:
     """A name that has quotes of its own, as they are: `filename="say "a".txt"`. None: it has none."""
     if not parameter[2].startswith('"') or disposition[parameter.end() :].lstrip()[:1] in ("", ";"):
         return None
-    start = parameter.start(2) + 1
-    end = _END_OF_QUOTED.search(disposition, start)
-    return None if end is None else disposition[start : end.start()]
+    end = _END_OF_QUOTED.search(disposition, parameter.end())
+    return None if end is None else disposition[parameter.start(2) + 1 : end.start()]
 
 
 def _charset(name: str) -> str:

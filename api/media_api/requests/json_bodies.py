@@ -21,7 +21,7 @@ MOST_TOLD: Final = 10
 def json_request(model: type[BaseModel]) -> dict[str, Any]:
     """OpenAPI's description of a body that `read_json` reads.
 
-    What the model refers to has to be in the document for a parameter or an answer, too.
+    The document has the models to which this one refers, as those of a parameter or of an answer.
     """
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)

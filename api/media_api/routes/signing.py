@@ -108,10 +108,8 @@ async def _signing(services: Services, expires_in: int | None, via: Via, size: i
     if expires_in is not None and expires_in > most:
         raise wrong_input.refused("expires_in", f"a URL may be valid for at most {most} seconds here", limit=most)
     lifetime = timedelta(seconds=min(SIGNED_FOR, most) if expires_in is None else expires_in)
-    is_ours = via == "api" or size not in (
-        None,
-        thumbnails.ThumbnailSize.LARGEST,
-    )  # the store has thumbnails in one size only
+    # The store has thumbnails in one size only.
+    is_ours = via == "api" or size not in (None, thumbnails.ThumbnailSize.LARGEST)
     signer = await services.shared_urls.signer(lifetime) if is_ours else None
     return _Signing(services, lifetime, signer, size)
 

@@ -254,7 +254,7 @@ def _opened(file: IO[bytes], found: Layout, band: int) -> Image.Image:
     numbers |= {_PLANAR: [1], _FORMAT: [_UNSIGNED]}
     size = file.seek(0, io.SEEK_END)
     directory = tiff.packed("<", {tag: tiff.numbers("<", given) for tag, given in numbers.items()}, size)
-    start = b"II*\0" + struct.pack("<I", size)
+    start = tiff.begun("<", size)
     image = Image.open(io.BufferedReader(Lengthened(file, directory, start=start)), formats=("TIFF",))
     image.load()
     return image

@@ -7,7 +7,6 @@ Photoshop keeps a preview, and a phone's HEIF has a thumbnail. A level is copied
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Iterator
 from typing import IO, Final
 
@@ -24,14 +23,9 @@ MOST_BYTES: Final = 32 << 20
 MOST_SKEW: Final = 0.02
 """Share by which the shape of a copy may differ: the sides of levels are rounded. A slide's label has another one."""
 
-_KIND, _SUB_DIRECTORIES = 254, 330
-_PARTS: tuple[tuple[int, int], ...] = ((273, 279), (324, 325))
-"""Tags of a TIFF: where strips or tiles stand, and how long they are."""
-_KEPT: tuple[int, ...] = (
-    *(256, 257, 258, 259, 262, 266, 274, 277, 278, 284, 317, 320, 322, 323, 338, 339),
-    *(347, 530, 531, 532, 34675, 42113),
-)
-"""What else says how pixels are packed, and their colours (TIFF 6.0; Technical Note 2; ICC.1; GDAL)."""
+_KIND, _SUB_DIRECTORIES, _ORIENTATION = 254, 330, 274
+_PARTS = (tiff.STRIPS, tiff.TILES)
+_KEPT = (*tiff.PACKING, tiff.HEIGHT, _ORIENTATION)
 
 META_BYTES: Final = 64 << 10
 """So much of a HEIF's start is looked at: there it says what its items are."""
@@ -48,7 +42,7 @@ def _level(file: IO[bytes]) -> IO[bytes] | None:
         return None
     sides = tiff.sides(file, first)
     levels = []
-    is_tiled = _PARTS[1][0] in first.entries
+    is_tiled = tiff.TILES[0] in first.entries
     for level in _others(file, first):
         width, height = tiff.sides(file, level)
         is_copy = is_tiled or tiff.number(file, level, _KIND, 0) & 1
@@ -93,7 +87,7 @@ def _by_itself(file: IO[bytes], level: tiff.Directory) -> IO[bytes]:
     end = data.tell()
     data.write(tiff.packed(order, entries, end))
     data.seek(0)
-    data.write((b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", end))
+    data.write(tiff.begun(order, end))
     return data
 
 

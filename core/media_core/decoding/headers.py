@@ -1,10 +1,10 @@
 """Headers of recordings that FFmpeg misreads. Runs in the child.
 
 AIFF, AU, Wave64 and RF64 whose recorder died before it wrote how long they are say zero, the length of nothing, or the
-largest number. FFmpeg reads none of their sound. A WAV of 24 bits in 32 it takes for an editor's of old, and for noise,
-and a CAF for one of 24.
-Where a WAV says a wrong number of bytes a second, as FFmpeg 5's of ADPCM do, or of a sample, it seeks to another place.
-Behind a chunk of an odd length a byte is missing in some programs' files, and it finds no other chunk.
+largest number. FFmpeg reads none of their sound. It takes a WAV of 24 bits in 32 for an old editor's, and makes noise
+of it. It takes such a CAF for one of 24 bits. Where a WAV says a wrong number of bytes a second (as FFmpeg 5's of ADPCM
+do) or of bytes a sample, it seeks to a wrong place. Behind a chunk of an odd length a byte is missing in some programs'
+files, and it finds no other chunk.
 """
 
 from __future__ import annotations
@@ -48,16 +48,20 @@ _FORMAT = struct.Struct("<HHIIHH2xH")
 samples of a block.
 """
 _EXTENSIBLE, _CODEC_BEHIND = 0xFFFE, 24
-"""A codec that says where else it is named (WAVEFORMATEXTENSIBLE)."""
+"""A number that is no codec's, and how far behind it the codec's stands (WAVEFORMATEXTENSIBLE)."""
 
 _FLOATS = 3
 _BITS = {1: 16, _FLOATS: 32, 6: 8, 7: 8}
 """PCM, floats, A-law and mu-law by their number (RFC 2361), and the bits that most of them have."""
 
-_IN_BLOCKS, _G722, _GSM = (2, 0x11), 0x028F, 0x31
-"""The first two: ADPCM of Microsoft and of IMA."""
+MOST_BITS = 64
+"""Of a sample, in what FFmpeg decodes."""
+
+_ADPCM, _G722, _GSM = (2, 0x11), 0x028F, 0x31
+"""The first: of Microsoft and of IMA."""
 
 _GSM_BLOCK, _GSM_SAMPLES = 65, 320
+"""Bytes of a block of GSM 6.10, and its samples."""
 
 
 def mended(file: IO[bytes]) -> IO[bytes]:
@@ -205,12 +209,14 @@ def _count_bytes(head: bytearray, name: bytes, behind: int) -> None:
         tag = int.from_bytes(head[at + _CODEC_BEHIND :][:2], "little")
     if tag in _BITS and channels:
         if bits == 0 or (tag == _FLOATS and bits not in (32, 64)):
-            bits = 8 * (block // channels) or _BITS[tag]
+            stated = 8 * (block // channels)
+            bits = stated if 0 < stated <= MOST_BITS else _BITS[tag]
+        # The bytes of a block and of a second agree on it, so the block is no mistake.
         is_in_four_bytes = bits == 24 and block == 4 * channels and second == rate * block
         block = block if is_in_four_bytes else min(channels * -(-bits // 8), 0xFFFF)
         bits = 32 if is_in_four_bytes and is_extensible else bits
         found = rate * block
-    elif tag in _IN_BLOCKS and samples:
+    elif tag in _ADPCM and samples:
         found = rate * block // samples
     elif tag == _GSM:
         block, found = _GSM_BLOCK, rate * _GSM_BLOCK // _GSM_SAMPLES

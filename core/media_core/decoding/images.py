@@ -83,7 +83,7 @@ LONGEST_SIDE_OF_AN_ICON = 1024
 """Pixels. An icon's own directory knows 256 at most; a PNG in it may be larger."""
 
 SMALL_SIDE = 64
-"""Pixels. A thumbnail up to it, as of an icon, keeps the colour of each: WebP has only one for four pixels else."""
+"""Pixels. A thumbnail up to this side, as of an icon, is lossless: lossy WebP has one colour for each four pixels."""
 
 MOST_EMPTY_FRAMES = 10
 """Most frames that an animation may begin with before it shows anything."""
@@ -432,8 +432,8 @@ def _of_part(file: IO[bytes], part: strips.Part, max_side: int) -> tuple[Image.I
         image = greys.visible(image)
     elif image.mode not in _PAPER:
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    height = max(1, round(image.height * part.height / part.rows))
-    paper = Image.new(image.mode, (image.width, height), _PAPER[image.mode])
+    height = round(part.height * max(image.size) / max(part.width, part.rows))  # it may have been scaled down
+    paper = Image.new(image.mode, (image.width, max(image.height, height)), _PAPER[image.mode])
     paper.paste(image)
     paper.info = {name: value for name, value in image.info.items() if name in ("icc_profile", _ASPECT)}
     turn = _TURNS.get(part.orientation)

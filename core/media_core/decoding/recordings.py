@@ -40,7 +40,7 @@ _UNSEEKABLE_IN_WAV = frozenset(("flac", "adpcm_swf", "adpcm_yamaha", "amrnb"))
 are decoded from the start."""
 
 _MISPLACED_IN_OGG = frozenset(("flac", "speex", "libspeex"))
-"""Codecs whose packets do not say how long they are: behind a seek FFmpeg gives some a time that is seconds off. The
+"""Codecs whose packets do not say how long they are: behind a seek FFmpeg gives some a wrong time. The
 packets before a window are read and not decoded.
 """
 

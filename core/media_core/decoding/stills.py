@@ -58,7 +58,7 @@ _OF_JPEGS = {jpeg.LOSSLESS: "mjpeg", jpeg.LS: "jpegls"}
 _BITMAP_FIELDS = ((0xF00, 0xF0, 0xF), (0xFF, 0xFF00, 0xFF0000), (0xFF00, 0xFF0000, 0xFF000000))
 """Where red, green and blue are in the pixels of bitmaps that Pillow does not read (Microsoft, BITMAPINFOHEADER)."""
 
-_BY_FIELDS = 3
+_BI_BITFIELDS = 3
 _SIDES_AT = {
     "dpx": (772, ">II"),
     "pcx": (4, "<4H"),
@@ -106,7 +106,7 @@ def codec(file: IO[bytes]) -> str | None:
 def _has_other_fields(file: IO[bytes]) -> bool:
     file.seek(30)
     packing, *masks = struct.unpack("<I20x3I", file.read(36).ljust(36, b"\0"))
-    return packing == _BY_FIELDS and tuple(masks) in _BITMAP_FIELDS
+    return packing == _BI_BITFIELDS and tuple(masks) in _BITMAP_FIELDS
 
 
 def sides(file: IO[bytes], name: str) -> tuple[int, int]:

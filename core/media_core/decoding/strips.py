@@ -9,7 +9,7 @@ Maps may leave out tiles in which there is nothing (GDAL's sparse files). Zeros 
 from __future__ import annotations
 
 import io
-import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Final
 
@@ -18,17 +18,10 @@ from PIL import Image
 from media_core.decoding import tiff
 from media_core.decoding.damage import ERRORS, Lengthened
 
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
-_ORIENTATION, _SAMPLES, _ROWS, _PLANAR = 274, 277, 278, 284
-_TILE_WIDTH, _TILE_HEIGHT, _FORMAT = 322, 323, 339
-_STRIPS, _TILES = (273, 279), (324, 325)
-"""Where they stand, and how long they are."""
-
-_KEPT: Final = (
-    *(_WIDTH, _BITS, _COMPRESSION, _PHOTOMETRIC, 266, _SAMPLES, _ROWS, 282, 283, _PLANAR, 292),
-    *(317, 320, _TILE_WIDTH, _TILE_HEIGHT, 338, _FORMAT, 347, 530, 531, 532, 34675, 42113),
-)
-"""What else says how pixels are packed, and their colours (TIFF 6.0; Technical Note 2; ICC.1; GDAL)."""
+_BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 258, 259, 262, 274
+_SAMPLES, _ROWS, _PLANAR, _TILE_WIDTH, _TILE_HEIGHT, _FORMAT = 277, 278, 284, 322, 323, 339
+_KEPT: Final = (*tiff.PACKING, 282, 283)
+"""Also the resolutions, by which pixels are oblong."""
 
 _PLAIN: Final = 1
 _OF_BYTES: Final = {
@@ -55,87 +48,135 @@ FINENESS: Final = 64
 
 @dataclass(frozen=True)
 class Part:
-    """A TIFF of a picture's first `rows`, as they are stored. The whole picture has `height` of them."""
+    """A TIFF of a picture's first `rows` of `width` pixels, as stored. The whole picture has `height` of them."""
 
     file: IO[bytes]
+    width: int
     rows: int
     height: int
     orientation: int
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """How a picture's pixels are stored: in strips, or in tiles, `across` of them beside each other.
+
+    `starts` and `lengths`: in bytes, by the file's header. A strip or tile has so many `rows` of `row_bytes`, unpacked.
+    """
+
+    directory: tiff.Directory
+    size: int
+    width: int
+    height: int
+    tags: tuple[int, int]
+    starts: list[int]
+    lengths: list[int]
+    planes: int
+    samples: int
+    across: int
+    rows: int
+    row_bytes: int
+    packing: int
+
+    @property
+    def are_there(self) -> list[bool]:
+        return [start + length <= self.size for start, length in zip(self.starts, self.lengths, strict=True)]
+
+
 def part(file: IO[bytes]) -> Part | None:
     """What is there of a TIFF whose end is missing; None for every other file, and where nothing is there."""
-    directory = tiff.directory(file)
-    if directory is None:
+    stored = _stored(file)
+    if stored is None or all(are_there := stored.are_there) or not 0 < stored.width * stored.height <= MOST_PIXELS:
         return None
-    size = file.seek(0, io.SEEK_END)
-    tags = _TILES if _TILES[0] in directory.entries else _STRIPS
-    starts, lengths = (tiff.values(file, directory, tag, tiff.MOST_PARTS) for tag in tags)
-    are_there = [start + length <= size for start, length in zip(starts, lengths, strict=False)]
-    if size > MOST_BYTES or not starts or len(starts) != len(lengths) or all(are_there):
-        return None
-    width, height = tiff.sides(file, directory)
-    if not 0 < width * height <= MOST_PIXELS:
-        return None
-    planes = tiff.number(file, directory, _SAMPLES, 1) if tiff.number(file, directory, _PLANAR, 1) == 2 else 1
-    across, each = 1, len(starts) // max(planes, 1)
-    rows_of_one = tiff.number(file, directory, _ROWS, height)
-    if tags == _TILES:
-        across = -(-width // max(tiff.number(file, directory, _TILE_WIDTH, width), 1))
-        rows_of_one = tiff.number(file, directory, _TILE_HEIGHT, height)
-    whole = [[*are_there[plane * each : (plane + 1) * each], False].index(False) for plane in range(planes)]
-    least = min(whole, default=0) // across
-    rows, found = min(least * rows_of_one, height), least * across
-    if tags == _STRIPS and whole.count(least) == 1 and least < each:
+    each, height, lengths = len(stored.starts) // stored.planes, stored.height, stored.lengths.copy()
+    whole = [[*are_there[plane * each : (plane + 1) * each], False].index(False) for plane in range(stored.planes)]
+    least = min(whole) // stored.across
+    rows, found = min(least * stored.rows, height), least * stored.across
+    if stored.tags == tiff.STRIPS and whole.count(least) == 1 and least < each:
         strip = whole.index(least) * each + least
-        lengths[strip] = max(min(lengths[strip], size - starts[strip]), 0)
-        file.seek(starts[strip])
-        more = _rows(file, directory, file.read(lengths[strip]), planes, min(rows_of_one, height - rows))
+        lengths[strip] = max(min(lengths[strip], stored.size - stored.starts[strip]), 0)
+        file.seek(min(stored.starts[strip], stored.size))
+        more = _rows(file, stored, file.read(lengths[strip]), min(stored.rows, height - rows))
         rows, found = rows + more, found + (more > 0)
     if rows == 0:
         return None
-    entries = _entries(file, directory) | {_HEIGHT: tiff.numbers(directory.order, [rows])}
-    for tag, numbers in zip(tags, (starts, lengths), strict=True):
-        kept = [number for plane in range(planes) for number in numbers[plane * each :][:found]]
-        entries[tag] = tiff.numbers(directory.order, kept)
-    start = (b"II*\0" if directory.order == "<" else b"MM\0*") + struct.pack(directory.order + "I", size)
-    rest = Lengthened(file, tiff.packed(directory.order, entries, size), start=start)
-    return Part(io.BufferedReader(rest), rows, height, tiff.number(file, directory, _ORIENTATION, 1))
+    entries = _entries(file, stored.directory) | {tiff.HEIGHT: tiff.numbers(stored.directory.order, [rows])}
+    starts, lengths = (
+        [number for plane in range(stored.planes) for number in numbers[plane * each : plane * each + found]]
+        for numbers in (stored.starts, lengths)
+    )
+    orientation = tiff.number(file, stored.directory, _ORIENTATION, 1)
+    return Part(_with_directory(file, stored, entries, starts, lengths), stored.width, rows, height, orientation)
 
 
 def filled(file: IO[bytes]) -> IO[bytes]:
     """The file, with zeros in place of the tiles or strips that it leaves out."""
+    stored = _stored(file)
+    if stored is None or all(stored.starts) or not all(stored.are_there):
+        return file
+    if any(length for start, length in zip(stored.starts, stored.lengths, strict=True) if not start):
+        return file
+    is_known = stored.packing in (_PLAIN, *_OF_BYTES)
+    if not is_known or not 0 < stored.row_bytes * stored.rows <= MOST_BYTES_OF_A_GAP:
+        return file
+    gap = _packed(stored.row_bytes, stored.rows, stored.packing)
+    entries = _entries(file, stored.directory, tiff.HEIGHT, _ORIENTATION)
+    starts = [start or stored.size for start in stored.starts]
+    lengths = [length if start else len(gap) for start, length in zip(stored.starts, stored.lengths, strict=True)]
+    return _with_directory(file, stored, entries, starts, lengths, gap)
+
+
+def _stored(file: IO[bytes]) -> _Stored | None:
+    """None for what is no TIFF, for one too large, and for one whose header does not agree with itself."""
     directory = tiff.directory(file)
     if directory is None:
-        return file
-    tags = _TILES if _TILES[0] in directory.entries else _STRIPS
+        return None
+
+    def number(tag: int, default: int) -> int:
+        return tiff.number(file, directory, tag, default)
+
+    size, (width, height) = file.seek(0, io.SEEK_END), tiff.sides(file, directory)
+    is_tiled = tiff.TILES[0] in directory.entries
+    tags = tiff.TILES if is_tiled else tiff.STRIPS
     starts, lengths = (tiff.values(file, directory, tag, tiff.MOST_PARTS) for tag in tags)
-    size = file.seek(0, io.SEEK_END)
-    if all(starts) or any(length for start, length in zip(starts, lengths, strict=False) if not start):
-        return file
-    width, height = tiff.sides(file, directory)
-    width, rows = (
-        tiff.number(file, directory, tag, side) for tag, side in ((_TILE_WIDTH, width), (_TILE_HEIGHT, height))
+    planes, samples = number(_SAMPLES, 1), 1
+    if number(_PLANAR, 1) != 2:
+        planes, samples = samples, planes
+    if size > MOST_BYTES or len(starts) != len(lengths) or not 0 < planes <= len(starts):
+        return None
+    part_width = number(_TILE_WIDTH, width) if is_tiled else width
+    rows = number(_TILE_HEIGHT, height) if is_tiled else min(number(_ROWS, height), height)
+    return _Stored(
+        directory,
+        size,
+        width,
+        height,
+        tags,
+        starts,
+        lengths,
+        planes,
+        samples,
+        across=-(-width // max(part_width, 1)),
+        rows=rows,
+        row_bytes=-(-number(_BITS, 1) * samples * part_width // 8),
+        packing=number(_COMPRESSION, _PLAIN),
     )
-    if tags == _STRIPS:
-        rows = min(tiff.number(file, directory, _ROWS, height), height)
-    samples = 1 if tiff.number(file, directory, _PLANAR, 1) == 2 else tiff.number(file, directory, _SAMPLES, 1)
-    row = -(-tiff.number(file, directory, _BITS, 1) * samples * width // 8)
-    packing = tiff.number(file, directory, _COMPRESSION, _PLAIN)
-    if size > MOST_BYTES or not 0 < row * rows <= MOST_BYTES_OF_A_GAP or packing not in (_PLAIN, *_OF_BYTES):
-        return file
-    gap = _packed(row, rows, packing)
-    entries = _entries(file, directory)
-    entries |= {
-        tag: tiff.entry(file, directory, tag, 64) for tag in (_HEIGHT, _ORIENTATION) if tag in directory.entries
-    }
-    entries[tags[0]] = tiff.numbers(directory.order, [start or size for start in starts])
-    entries[tags[1]] = tiff.numbers(
-        directory.order, [length if start else len(gap) for start, length in zip(starts, lengths, strict=True)]
-    )
-    at = size + len(gap)
-    start = (b"II*\0" if directory.order == "<" else b"MM\0*") + struct.pack(directory.order + "I", at)
-    return io.BufferedReader(Lengthened(file, gap + tiff.packed(directory.order, entries, at), start=start))
+
+
+def _with_directory(
+    file: IO[bytes],
+    stored: _Stored,
+    entries: dict[int, tiff.Entry],
+    starts: Sequence[int],
+    lengths: Sequence[int],
+    gap: bytes = b"",
+) -> IO[bytes]:
+    """The file by a directory of these entries, which stands behind its end and a `gap`."""
+    order, at = stored.directory.order, stored.size + len(gap)
+    for tag, numbers in zip(stored.tags, (starts, lengths), strict=True):
+        entries[tag] = tiff.numbers(order, numbers)
+    end = gap + tiff.packed(order, entries, at)
+    return io.BufferedReader(Lengthened(file, end, start=tiff.begun(order, at)))
 
 
 def _packed(width: int, height: int, packing: int) -> bytes:
@@ -147,36 +188,35 @@ def _packed(width: int, height: int, packing: int) -> bytes:
     directory = tiff.directory(file)
     if directory is None:
         return b""
-    (at,), (length,) = (tiff.values(file, directory, tag, 1) for tag in _STRIPS)
+    (at,), (length,) = (tiff.values(file, directory, tag, 1) for tag in tiff.STRIPS)
     return file.getvalue()[at : at + length]
 
 
-def _entries(file: IO[bytes], directory: tiff.Directory) -> dict[int, tiff.Entry]:
-    return {tag: tiff.entry(file, directory, tag, MOST_BYTES_OF_AN_ENTRY) for tag in _KEPT if tag in directory.entries}
+def _entries(file: IO[bytes], directory: tiff.Directory, *also: int) -> dict[int, tiff.Entry]:
+    tags = [tag for tag in (*_KEPT, *also) if tag in directory.entries]
+    return {tag: tiff.entry(file, directory, tag, MOST_BYTES_OF_AN_ENTRY) for tag in tags}
 
 
-def _rows(file: IO[bytes], directory: tiff.Directory, strip: bytes, planes: int, most: int) -> int:
+def _rows(file: IO[bytes], stored: _Stored, strip: bytes, most: int) -> int:
     """How many rows of a strip, at most `most`, can be decoded of these bytes."""
-    entries = _entries(file, directory)
-    samples = 1 if planes > 1 else tiff.number(file, directory, _SAMPLES, 1)
-    one = {_PLANAR: 1, _SAMPLES: samples}
-    packing = tiff.number(file, directory, _COMPRESSION, _PLAIN)
-    bits = tiff.number(file, directory, _BITS, 1) * samples * tiff.number(file, directory, _WIDTH, 0)
-    row = max(-(-bits // 8), 1)
-    if packing == _PLAIN or row * most > MOST_BYTES:
-        return min(len(strip) // row, most) if packing == _PLAIN else 0
-    if packing in _OF_BYTES:
+    row = max(stored.row_bytes, 1)
+    if stored.packing == _PLAIN:
+        return min(len(strip) // row, most)
+    if row * most > MOST_BYTES:
+        return 0
+    entries, order = _entries(file, stored.directory), stored.directory.order
+    one = {_PLANAR: 1, _SAMPLES: stored.samples}
+    if stored.packing in _OF_BYTES:
         entries = {_COMPRESSION: entries[_COMPRESSION]}
-        one |= {_WIDTH: row, _BITS: 8, _SAMPLES: 1, _PHOTOMETRIC: 1, _FORMAT: 1}
+        one |= {tiff.WIDTH: row, _BITS: 8, _SAMPLES: 1, _PHOTOMETRIC: 1, _FORMAT: 1}
+    at = 8 + len(strip) + len(strip) % 2
     decoded, failed, rows = 0, most + 1, most
     while failed - decoded > max(1, most // FINENESS):
-        numbers = one | {_HEIGHT: rows, _ROWS: rows, _STRIPS[0]: 8, _STRIPS[1]: len(strip)}
-        given = entries | {tag: tiff.numbers(directory.order, [number]) for tag, number in numbers.items()}
-        at = 8 + len(strip) + len(strip) % 2
-        head = (b"II*\0" if directory.order == "<" else b"MM\0*") + struct.pack(directory.order + "I", at)
-        alone = io.BytesIO((head + strip).ljust(at, b"\0") + tiff.packed(directory.order, given, at))
+        numbers = one | {tiff.HEIGHT: rows, _ROWS: rows, tiff.STRIPS[0]: 8, tiff.STRIPS[1]: len(strip)}
+        given = entries | {tag: tiff.numbers(order, [number]) for tag, number in numbers.items()}
+        alone = (tiff.begun(order, at) + strip).ljust(at, b"\0") + tiff.packed(order, given, at)
         try:
-            Image.open(alone, formats=("TIFF",)).load()
+            Image.open(io.BytesIO(alone), formats=("TIFF",)).load()
         except ERRORS:
             failed = rows
         else:

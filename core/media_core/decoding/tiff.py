@@ -8,6 +8,15 @@ from dataclasses import dataclass
 from typing import IO, Final
 
 WIDTH, HEIGHT = 256, 257
+STRIPS, TILES = (273, 279), (324, 325)
+"""Where strips or tiles stand, and how long they are."""
+
+PACKING: Final = (
+    *(WIDTH, 258, 259, 262, 266, 277, 278, 284, 292, 317, 320, 322, 323, 338, 339, 347, 530, 531, 532),
+    *(34675, 42113),
+)
+"""What else says how pixels are packed, and their colours (TIFF 6.0; Technical Note 2; ICC.1; GDAL)."""
+
 _CLASSIC, _BIG = 42, 43
 _NUMBERS: Final = {3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _LENGTHS: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
@@ -96,6 +105,11 @@ def entry(file: IO[bytes], found: Directory, tag: int, most: int) -> Entry:
 
 def numbers(order: str, given: Sequence[int]) -> Entry:
     return _LONG, len(given), struct.pack(f"{order}{len(given)}I", *given)
+
+
+def begun(order: str, start: int) -> bytes:
+    """The first eight bytes of a TIFF whose directory begins at `start`."""
+    return (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", start)
 
 
 def packed(order: str, entries: Mapping[int, Entry], start: int) -> bytes:

@@ -1123,6 +1123,13 @@ async def test_a_sound_of_samples_that_says_a_wrong_size_of_them_is_heard_from_i
             )
 
 
+async def test_a_sound_that_says_no_bits_and_a_block_of_many_is_heard(decoding_pool: DecodingPool) -> None:
+    data = bytearray(media.recording(PITCHES, "wav", "pcm_alaw"))
+    struct.pack_into("<HH", data, data.index(b"fmt ") + 20, 0xFFFF, 0)
+    facts: MediaFacts = await decoding_pool.run("probe", BytesSource(bytes(data)))
+    assert facts.duration == pytest.approx(3, abs=0.1)
+
+
 LAYOUTS = ("7.1", "7.1(wide)", "6.1", "octagonal", "5.1.4", "hexadecagonal", "quad")
 
 

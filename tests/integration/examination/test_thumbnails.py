@@ -558,6 +558,27 @@ async def test_of_a_tiff_in_planes_the_rows_of_which_all_are_there_are_shown(dec
     assert min(image.convert("RGB").getpixel((60, 140))) > 245  # type: ignore[arg-type, type-var]
 
 
+async def test_a_tiff_of_which_one_row_is_there_keeps_its_shape(decoding_pool: DecodingPool) -> None:
+    """Of floats every fourth row is decoded, and one of one."""
+    data = media.directory_first(
+        media.banded_tiff(4_200, 300, bytes(4_200 * 300 * 4), 32, 3, 1, planar=False, order="<")
+    )
+    cut = BytesSource(data[: len(data) - 4_200 * 299 * 4])
+    thumbnail = await make_thumbnail(decoding_pool, cut, "image/tiff")
+    assert (thumbnail.width, thumbnail.height) == (1_024, 73)
+
+
+@pytest.mark.parametrize("planes", [500_000, (1 << 32) - 1])
+async def test_a_tiff_cut_short_that_says_many_planes_costs_little(decoding_pool: DecodingPool, planes: int) -> None:
+    """It has half a million at most: of each one strip that is there, and one that is not."""
+    tags = {256: [64], 257: [64], 258: [8], 259: [1], 262: [1], 277: [planes], 278: [32], 284: [2]}
+    tags |= {273: [8, 1 << 30] * 500_000, 279: [1] * 1_000_000}
+    data = b"II*\0" + struct.pack("<I", 8) + tiff.packed("<", {tag: tiff.numbers("<", tags[tag]) for tag in tags}, 8)
+    with pytest.raises(DecodingFailed) as failed:
+        await make_thumbnail(decoding_pool, BytesSource(data), "image/tiff")
+    assert failed.value.code == "unsupported"
+
+
 @pytest.mark.parametrize("part", [0.6, 0.9])
 async def test_of_a_jpeg_2000_cut_short_is_shown_what_is_there(decoding_pool: DecodingPool, part: float) -> None:
     grained = Image.blend(media.quadrants(1_400, 1_200), Image.effect_noise((1_400, 1_200), 60).convert("RGB"), 0.1)

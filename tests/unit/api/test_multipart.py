@@ -276,6 +276,8 @@ async def test_a_file_name_is_understood_as_clients_write_it(sent: bytes) -> Non
         (b'filename="say "a" \\ b.txt"; size=1', 'say "a" \\ b.txt'),
         (b'filename="a"b; c.txt', "a"),
         (b'filename="a"; b="c".txt"', "a"),
+        (b'filename="a\\"; b"c".txt"', 'a\\"; b"c".txt'),
+        (b'filename="say "a; filename*=utf-8\'\'b"c.txt"', "say \"a; filename*=utf-8''b\"c.txt"),
         # .NET Framework: in `filename*` each half of an emoji by itself, in `filename` the whole name
         (b"filename=\"=?utf-8?B?8J+OiS50eHQ=?=\"; filename*=utf-8''%EF%BF%BD%EF%BF%BD.txt", "🎉.txt"),
         (b"filename=\"__.txt\"; filename*=utf-8''%EF%BF%BD%EF%BF%BD.txt", "\ufffd\ufffd.txt"),
