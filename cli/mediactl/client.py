@@ -309,10 +309,9 @@ class Calls:
         if (file is None) is (media_id is None):
             raise Misuse("give either a file or a media_id")
         of_the_file = _fields_of_a_file(room_id, tenant_scope, labels)
-        if of_the_file and file is None:
-            raise Misuse(
-                "room_id, tenant_scope and labels are for a file that is sent; `change` and `attach` are for others"
-            )
+        if file is None and (of_the_file or filename is not None):
+            given = "filename, room_id, tenant_scope and labels"
+            raise Misuse(f"{given} are for a file that is sent; `change` and `attach` are for others")
         options = {
             "media_id": media_id,
             "language": language,

@@ -185,6 +185,12 @@ def test_a_file_that_is_open_for_text_is_not_sent(tmp_path: Path) -> None:
         client(vanish).upload(text, filename="a.txt")  # type: ignore[arg-type]  # as who has no type checker
 
 
+@pytest.mark.parametrize("said", [{"filename": "a.wav"}, {"room_id": "lobby"}, {"labels": {"a": "b"}}])
+def test_what_is_said_of_a_file_that_is_stored_already_is_not_passed_over(said: dict[str, Any]) -> None:
+    with pytest.raises(Misuse, match="for a file that is sent"):
+        client(vanish).transcribe(media_id="med-1", **said)
+
+
 def test_a_target_may_be_a_text_as_a_file_to_send_may(tmp_path: Path) -> None:
     def give(_: httpx.Request) -> httpx.Response:
         return httpx.Response(200, stream=httpx.ByteStream(b"hello"))
