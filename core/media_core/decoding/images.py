@@ -14,7 +14,6 @@ pixels needs. So a header that understates its picture makes the decoding fail.
 from __future__ import annotations
 
 import codecs
-import contextlib
 import io
 import math
 import struct
@@ -446,10 +445,13 @@ def _of_jpeg2000(file: IO[bytes], image: Jpeg2KImagePlugin.Jpeg2KImageFile, max_
     found: Image.Image | None = None
     # Of more than 8 bits Pillow rounds samples, and of the brightest, 256, keeps 0.
     if header.depth <= 8 or image.mode not in ("RGB", "RGBA"):
-        image.reduce = halvings
-        with contextlib.suppress(*damage.ERRORS):  # its decoder refuses what is cut short
+        sides, image.reduce = image.size, halvings
+        try:
             image.load()
             found = image
+        except damage.ERRORS:  # cut short; the other decoder takes memory for what the codestream says
+            if header.sides != sides:
+                raise
     found = found or stills.load(file, "jpeg2000", lowres=str(halvings))
     if header.profile:
         found.info["icc_profile"] = header.profile

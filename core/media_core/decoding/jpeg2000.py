@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import IO, Final
 
 HEADER_BYTES: Final = 64 << 10
@@ -9,13 +10,19 @@ HEADER_BYTES: Final = 64 << 10
 
 _CODESTREAM, _CODING_STYLE, _COLOUR = b"\xff\x4f\xff\x51", b"\xff\x52\0", b"colr\2"
 """How its codestream begins; the marker before the number of levels (A.6.1); a box with a colour profile (I.5.3.3)."""
-_DEPTH_AT, _LEVELS_AT = 38, 9
+_SIDES_AT, _DEPTH_AT, _LEVELS_AT = 4, 38, 9
 
 
 class Header:
     def __init__(self, file: IO[bytes]) -> None:
         file.seek(0)
         self._boxes, _, self._codestream = file.read(HEADER_BYTES).partition(_CODESTREAM)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Width and height by the codestream (A.5.1); a file's header may say something else."""
+        right, bottom, left, top = struct.unpack(">4I", self._codestream[_SIDES_AT:][:16].ljust(16, b"\0"))
+        return right - left, bottom - top
 
     @property
     def depth(self) -> int:
