@@ -90,7 +90,7 @@ def filename_of(disposition: str, plain: str | None, percent_encoded: re.Pattern
 
 
 def _with_quotes(disposition: str, parameter: re.Match[str]) -> str | None:
-    """A name that has quotes of its own, as they are: `filename="say "a".txt"`. None: it has none."""
+    """The whole name where it contains unescaped quotes, as in `filename="say "a".txt"`. None: it contains none."""
     if not parameter[2].startswith('"') or disposition[parameter.end() :].lstrip()[:1] in ("", ";"):
         return None
     end = _END_OF_QUOTED.search(disposition, parameter.end())

@@ -23,9 +23,9 @@ MOST_BYTES: Final = 32 << 20
 MOST_SKEW: Final = 0.02
 """Share by which the shape of a copy may differ: the sides of levels are rounded. A slide's label has another one."""
 
-_KIND, _SUB_DIRECTORIES, _ORIENTATION = 254, 330, 274
+_KIND, _SUB_DIRECTORIES = 254, 330
 _PARTS = (tiff.STRIPS, tiff.TILES)
-_KEPT = (*tiff.PACKING, tiff.HEIGHT, _ORIENTATION)
+_KEPT = (*tiff.PACKING, tiff.HEIGHT, tiff.ORIENTATION)
 
 META_BYTES: Final = 64 << 10
 """So much of a HEIF's start is looked at: there it says what its items are."""

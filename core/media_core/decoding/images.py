@@ -363,9 +363,11 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
     Raises as `_loaded_whole`.
     """
     try:
-        if part := strips.part(file):
+        if (stored := strips.stored_in(file)) is None:
+            return _loaded_whole(file, max_side)
+        if part := strips.part(file, stored):
             return _of_part(file, part, max_side)
-        return _loaded_whole(strips.filled(file), max_side)
+        return _loaded_whole(strips.filled(file, stored), max_side)
     except CannotDecode as error:
         if error.code != "too_large" or (copy := copies.smaller(file)) is None:
             raise

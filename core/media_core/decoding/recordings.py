@@ -40,9 +40,8 @@ _UNSEEKABLE_IN_WAV = frozenset(("flac", "adpcm_swf", "adpcm_yamaha", "amrnb"))
 are decoded from the start."""
 
 _MISPLACED_IN_OGG = frozenset(("flac", "speex", "libspeex"))
-"""Codecs whose packets do not say how long they are: behind a seek FFmpeg gives some a wrong time. The
-packets before a window are read and not decoded.
-"""
+"""Codecs whose packets do not say how long they are. Behind a seek FFmpeg gives some a wrong time. So the packets
+before a window are read, and not decoded."""
 
 
 def audio_window(

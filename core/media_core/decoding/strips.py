@@ -18,7 +18,7 @@ from PIL import Image
 from media_core.decoding import tiff
 from media_core.decoding.damage import ERRORS, Lengthened
 
-_BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 258, 259, 262, 274
+_BITS, _COMPRESSION, _PHOTOMETRIC = 258, 259, 262
 _SAMPLES, _ROWS, _PLANAR, _TILE_WIDTH, _TILE_HEIGHT, _FORMAT = 277, 278, 284, 322, 323, 339
 _KEPT: Final = (*tiff.PACKING, 282, 283)
 """Also the resolutions, by which pixels are oblong."""
@@ -58,7 +58,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class _Stored:
+class Stored:
     """How a picture's pixels are stored: in strips, or in tiles, `across` of them beside each other.
 
     `starts` and `lengths`: in bytes, by the file's header. A strip or tile has so many `rows` of `row_bytes`, unpacked.
@@ -83,10 +83,9 @@ class _Stored:
         return [start + length <= self.size for start, length in zip(self.starts, self.lengths, strict=True)]
 
 
-def part(file: IO[bytes]) -> Part | None:
-    """What is there of a TIFF whose end is missing; None for every other file, and where nothing is there."""
-    stored = _stored(file)
-    if stored is None or all(are_there := stored.are_there) or not 0 < stored.width * stored.height <= MOST_PIXELS:
+def part(file: IO[bytes], stored: Stored) -> Part | None:
+    """What is there of a TIFF whose end is missing. None: it is whole, or nothing is there."""
+    if all(are_there := stored.are_there) or not 0 < stored.width * stored.height <= MOST_PIXELS:
         return None
     each, height, lengths = len(stored.starts) // stored.planes, stored.height, stored.lengths.copy()
     whole = [[*are_there[plane * each : (plane + 1) * each], False].index(False) for plane in range(stored.planes)]
@@ -105,14 +104,13 @@ def part(file: IO[bytes]) -> Part | None:
         [number for plane in range(stored.planes) for number in numbers[plane * each : plane * each + found]]
         for numbers in (stored.starts, lengths)
     )
-    orientation = tiff.number(file, stored.directory, _ORIENTATION, 1)
+    orientation = tiff.number(file, stored.directory, tiff.ORIENTATION, 1)
     return Part(_with_directory(file, stored, entries, starts, lengths), stored.width, rows, height, orientation)
 
 
-def filled(file: IO[bytes]) -> IO[bytes]:
+def filled(file: IO[bytes], stored: Stored) -> IO[bytes]:
     """The file, with zeros in place of the tiles or strips that it leaves out."""
-    stored = _stored(file)
-    if stored is None or all(stored.starts) or not all(stored.are_there):
+    if all(stored.starts) or not all(stored.are_there):
         return file
     if any(length for start, length in zip(stored.starts, stored.lengths, strict=True) if not start):
         return file
@@ -120,14 +118,14 @@ def filled(file: IO[bytes]) -> IO[bytes]:
     if not is_known or not 0 < stored.row_bytes * stored.rows <= MOST_BYTES_OF_A_GAP:
         return file
     gap = _packed(stored.row_bytes, stored.rows, stored.packing)
-    entries = _entries(file, stored.directory, tiff.HEIGHT, _ORIENTATION)
+    entries = _entries(file, stored.directory, tiff.HEIGHT, tiff.ORIENTATION)
     starts = [start or stored.size for start in stored.starts]
     lengths = [length if start else len(gap) for start, length in zip(stored.starts, stored.lengths, strict=True)]
     return _with_directory(file, stored, entries, starts, lengths, gap)
 
 
-def _stored(file: IO[bytes]) -> _Stored | None:
-    """None for what is no TIFF, for one too large, and for one whose header does not agree with itself."""
+def stored_in(file: IO[bytes]) -> Stored | None:
+    """None: the file is no TIFF, it is too large, or its header contradicts itself."""
     directory = tiff.directory(file)
     if directory is None:
         return None
@@ -146,7 +144,7 @@ def _stored(file: IO[bytes]) -> _Stored | None:
         return None
     part_width = number(_TILE_WIDTH, width) if is_tiled else width
     rows = number(_TILE_HEIGHT, height) if is_tiled else min(number(_ROWS, height), height)
-    return _Stored(
+    return Stored(
         directory,
         size,
         width,
@@ -165,7 +163,7 @@ def _stored(file: IO[bytes]) -> _Stored | None:
 
 def _with_directory(
     file: IO[bytes],
-    stored: _Stored,
+    stored: Stored,
     entries: dict[int, tiff.Entry],
     starts: Sequence[int],
     lengths: Sequence[int],
@@ -197,7 +195,7 @@ def _entries(file: IO[bytes], directory: tiff.Directory, *also: int) -> dict[int
     return {tag: tiff.entry(file, directory, tag, MOST_BYTES_OF_AN_ENTRY) for tag in tags}
 
 
-def _rows(file: IO[bytes], stored: _Stored, strip: bytes, most: int) -> int:
+def _rows(file: IO[bytes], stored: Stored, strip: bytes, most: int) -> int:
     """How many rows of a strip, at most `most`, can be decoded of these bytes."""
     row = max(stored.row_bytes, 1)
     if stored.packing == _PLAIN:

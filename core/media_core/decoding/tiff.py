@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Final
 
-WIDTH, HEIGHT = 256, 257
+WIDTH, HEIGHT, ORIENTATION = 256, 257, 274
 STRIPS, TILES = (273, 279), (324, 325)
 """Where strips or tiles stand, and how long they are."""
 
@@ -15,7 +15,7 @@ PACKING: Final = (
     *(WIDTH, 258, 259, 262, 266, 277, 278, 284, 292, 317, 320, 322, 323, 338, 339, 347, 530, 531, 532),
     *(34675, 42113),
 )
-"""What else says how pixels are packed, and their colours (TIFF 6.0; Technical Note 2; ICC.1; GDAL)."""
+"""What says how pixels are packed, and their colours (TIFF 6.0; Technical Note 2; ICC.1; GDAL)."""
 
 _CLASSIC, _BIG = 42, 43
 _NUMBERS: Final = {3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}

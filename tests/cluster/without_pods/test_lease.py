@@ -57,7 +57,7 @@ async def holding(election: Election) -> AsyncIterator[asyncio.Task[None]]:
 async def test_of_many_that_want_it_at_once_one_gets_it(candidate: Candidate, api: Api, namespace: str) -> None:
     tasks = {name: asyncio.create_task(candidate(name).acquire()) for name in "abcdefgh"}
     done, pending = await asyncio.wait(tasks.values(), timeout=60, return_when=asyncio.FIRST_COMPLETED)
-    # Nobody renews it, so it would expire after SECONDS. The others ask for it about once until then.
+    # The Lease expires after SECONDS, since nobody renews it. Until then each of the others asks for it about once.
     more, pending = await asyncio.wait(pending, timeout=SECONDS * 0.6)
     assert len(done | more) == 1
     for task in pending:

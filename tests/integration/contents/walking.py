@@ -690,8 +690,8 @@ class Walk:
         assert standing is not None
         (image, objects), step, program = self._places[place], standing.step, standing.program
         end = self._first[program.name] if program.again else GONE
-        # The death of an actor that nobody follows is the same as a standstill for ever: the other actors' steps do not
-        # depend on it, and no rule looks at who is alive. But time cannot pass while an actor removes an object.
+        # Where nobody follows an actor, its death is the same as its standstill: the steps of the others do not depend
+        # on it, and no rule looks at who is alive. There is one exception: time cannot pass while it removes an object.
         if end != number and (program.again or step.kind == "delete"):
             yield _Move(f"{program.name} dies", place, end)
         outcomes: list[tuple[Any, Hashable, Image, int]] = []
@@ -925,9 +925,9 @@ class _Moves:
         """Those of an actor at a place and a position."""
         self._columns: NDArray[np.int64] = np.empty((4, 0), dtype=np.int64)
         self._firsts: NDArray[np.int32] = np.zeros((0, 0), dtype=np.int32)
-        """By place and position: the number of the first move, plus 1; -1 where there is none; 0 where nobody looked.
+        """A table by place and position, since millions of states are looked up.
 
-        A table of them, since millions of states are looked up.
+        Above zero: the number of the first move, plus 1. -1: there is no move. 0: nobody has looked.
         """
         self._counts: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
         """By the number of a first move: how many there are."""
