@@ -463,10 +463,10 @@ class SearchHit(BaseModel):
 
 
 class Health(BaseModel):
-    """`ok`, or what is not."""
+    """It is well. What is not is a problem."""
 
-    status: Literal["ok", "draining", "unavailable"]
-    detail: str | None = None
+    status: Literal["ok"] = "ok"
+    detail: None = None
 
 
 class SpeechModel(BaseModel):

@@ -231,9 +231,14 @@ _ALWAYS: Final = ("bad_request", "unauthorized", "insufficient_scope", "internal
 
 
 def described(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's responses of a route that may answer with these codes, and with those of every route."""
+    """OpenAPI's responses of a route that may answer with these codes, and with those of every route under /v1."""
+    return described_alone(*codes, *_ALWAYS)
+
+
+def described_alone(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's responses of a route that may answer with these codes, and with no other."""
     by_status: dict[int | str, list[str]] = {}
-    for code in (*codes, *_ALWAYS):
+    for code in codes:
         by_status.setdefault(PROBLEM_TYPES[code].status, []).append(code)
     return {
         status: {

@@ -5,6 +5,7 @@ after the last chunk. All that is not the file (preamble, part headers, fields, 
 without a file may also be urlencoded, as client libraries send one.
 """
 
+import hashlib
 import re
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from contextlib import aclosing, contextmanager
@@ -69,9 +70,15 @@ class Form:
     """
 
     def __init__(
-        self, request: Request, fields: Collection[str], *, idle_seconds: float, repeatable: Collection[str] = ()
+        self,
+        request: Request,
+        fields: Collection[str],
+        *,
+        idle_seconds: float,
+        repeatable: Collection[str] = (),
+        hashed: bool = False,
     ) -> None:
-        """`repeatable`: those of `fields` that may come several times."""
+        """`repeatable`: those of `fields` that may come several times. `hashed`: `sha256` will be asked for."""
         self._request = request
         self._known = fields
         self._repeatable = repeatable
@@ -84,6 +91,7 @@ class Form:
         self._is_file = False
         self._overhead = 0
         """Bytes of the body so far that are not the file's."""
+        self._hash = hashlib.sha256() if hashed else None
         self.filename: str | None = None
         """Name of the file part without any path; None until the part has begun, or if there is none."""
         self.claimed_type: str | None = None
@@ -110,6 +118,8 @@ class Form:
     def _parsed(self, parser: PushMultipartParser, chunk: bytes) -> Iterator[bytes]:
         """The file's bytes in the next chunk of the body."""
         self._overhead += len(chunk)
+        if self._hash is not None:
+            self._hash.update(chunk)
         for event in parser.parse(chunk):
             if data := self._of_file(event):
                 self._overhead -= len(data)
@@ -140,6 +150,8 @@ class Form:
                 received += chunk
                 if len(received) > MAX_OVERHEAD_BYTES:
                     raise _invalid(f"An urlencoded form may have at most {MAX_OVERHEAD_BYTES} bytes. {_AS_MULTIPART}")
+        if self._hash is not None:
+            self._hash.update(received)
         try:
             fields = parse_qsl(
                 received.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS + 1
@@ -203,6 +215,10 @@ class Form:
                 self._fields.setdefault(field, []).append(_text(field, value))
         elif value and not value.startswith(b"{"):  # FilePond sends what it knows of the file under the file's name
             raise _no_file()
+
+    def sha256(self) -> str | None:
+        """Of the whole body, in hex; None if the form is not `hashed`."""
+        return None if self._hash is None else self._hash.hexdigest()
 
     def text(self, name: str) -> str | None:
         """The field's text; None if it was not sent or is empty."""

@@ -65,14 +65,14 @@ MAX_DIGEST_CHARACTERS: Final = 1024
 
 
 def digest_header(name: str, of: str = "The file's") -> dict[str, Any]:
-    """For the description alone: `announced_digest` reads all lines of it."""
+    """For the description alone: whoever reads it reads all lines of it."""
     description = f"{of} digest, `sha-256=:<base64>:` (RFC 9530); compared with what arrives."
     return described(name, description, format="digest")
 
 
 HEADERS: Final[Mapping[str, Any]] = {
     "parameters": [
-        digest_header("content-digest"),
+        digest_header("content-digest", "The file's or this request's body's"),
         digest_header("repr-digest"),
         described(
             IDEMPOTENCY_KEY,
@@ -93,19 +93,38 @@ def idempotency_key(request: Request) -> str | None:
 
 
 async def begin_upload(services: Services, request: Request, digest: str | None) -> Upload:
+    """`digest`: the file's, as `Repr-Digest` announces it."""
     length = request.headers.get("content-length", "")
     return await services.uploads.start(announced=int(length) if length.isdecimal() else None, digest=digest)
 
 
 async def read_form(
-    services: Services, request: Request, upload: Upload, fields: Collection[str], repeatable: Collection[str] = ()
+    services: Services,
+    request: Request,
+    upload: Upload,
+    fields: Collection[str],
+    repeatable: Collection[str] = (),
+    *,
+    content_digest: str | None = None,
 ) -> Form:
-    """Reads the whole request, and writes the file's bytes into `upload`. `fields`: those that the form may have."""
-    form = Form(request, fields, idle_seconds=services.settings.server.body_idle_seconds, repeatable=repeatable)
+    """Reads the whole request, and writes the file's bytes into `upload`. `fields`: those that the form may have.
+
+    `content_digest`: of the file, or of the body, as RFC 9530 has it and signers of requests send it. Where it is not
+    that of the body, the upload's commit compares it with the file.
+    """
+    form = Form(
+        request,
+        fields,
+        idle_seconds=services.settings.server.body_idle_seconds,
+        repeatable=repeatable,
+        hashed=content_digest is not None,
+    )
     async with aclosing(form.file()) as chunks:
         async for chunk in chunks:
             await (upload.write(chunk) if isinstance(chunk, bytes) else upload.take(chunk))
             del chunk  # frees it while the next one is waited for
+    if content_digest is not None and content_digest != form.sha256():
+        upload.expect(content_digest)
     room_id = form.text("room_id")
     if room_id is not None:
         known_room(room_id)
@@ -125,9 +144,9 @@ def declared_of(form: Form) -> Declared:
     )
 
 
-def announced_digest(request: Request) -> str | None:
-    """See `file_digest`."""
-    return file_digest(listed(request, "content-digest"), listed(request, "repr-digest"))
+def announced_digests(request: Request) -> tuple[str | None, str | None]:
+    """What Content-Digest and Repr-Digest announce. Raises as `file_digest`."""
+    return file_digest(listed(request, "content-digest")), file_digest(listed(request, "repr-digest"))
 
 
 def file_digest(*headers: str | None) -> str | None:

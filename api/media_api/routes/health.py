@@ -4,12 +4,12 @@ import asyncio
 from typing import Final
 
 import structlog
-from fastapi import APIRouter, Response
+from fastapi import APIRouter
 
 from media_api.answers import problems
 from media_api.models import Health
 from media_api.services import Wired
-from media_core.errors import Unavailable
+from media_core.errors import NotNow, Unavailable
 
 router = APIRouter(tags=["Health"])
 
@@ -22,25 +22,20 @@ _log = structlog.stdlib.get_logger("media.api")
 @router.get("/healthz")
 async def health() -> Health:
     """The process runs. Says nothing of what it depends on, so that an outage elsewhere restarts nothing here."""
-    return Health(status="ok")
+    return Health()
 
 
-@router.get(
-    "/readyz",
-    responses={503: {"model": Health, "description": "Ending, or a dependency is away"}},
-)
-async def readiness(response: Response, services: Wired) -> Health:
+@router.get("/readyz", responses=problems.described_alone("unavailable"))
+async def readiness(services: Wired) -> Health:
     """The database takes writes, the object store can be read, and the process is not ending."""
     if services.draining:
-        response.status_code = 503
-        return Health(status="draining", detail="This process is ending.")
+        raise NotNow("api", "this process is ending")
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             await asyncio.gather(services.database.probe(), services.store.probe())
     except (Unavailable, TimeoutError) as error:
         _log.warning("not_ready", detail=str(error) or "no answer in time")
-        response.status_code = 503
-        response.headers["Retry-After"] = str(problems.RETRY_AFTER_OUTAGE)
-        away = error if isinstance(error, Unavailable) else Unavailable("database or object store", "no answer in time")
-        return Health(status="unavailable", detail=problems.told(away))
-    return Health(status="ok")
+        if isinstance(error, Unavailable):
+            raise
+        raise Unavailable("database or object store", "no answer in time") from error
+    return Health()

@@ -25,7 +25,7 @@ from media_core.errors import Refused, Unavailable, not_found
 from media_core.transcripts import formats
 from media_core.transcripts.formats import published
 from media_core.transcripts.requests import Job as CoreJob
-from media_core.transcripts.subtitles import BROADCAST, Shape
+from media_core.transcripts.subtitles import BROADCAST
 
 router = APIRouter(tags=["Jobs"])
 
@@ -125,17 +125,17 @@ async def get_transcript(
     job_id: JobId,
     extension: Annotated[str, Path(json_schema_extra={"enum": list(formats.FORMATS)})],
     max_chars: Annotated[
-        int,
+        int | None,
         Query(
             ge=10,
             le=200,
             description="SubRip, WebVTT: most columns of a line. Chinese, Japanese and Korean characters take two.",
         ),
-    ] = BROADCAST.columns,
-    max_lines: Annotated[int, Query(ge=1, le=10, description="Most lines of a cue.")] = BROADCAST.lines,
+    ] = None,
+    max_lines: Annotated[int | None, Query(ge=1, le=10, description="Most lines of a cue.")] = None,
     max_seconds: Annotated[
-        float, Query(ge=0.5, le=60, description="Most seconds of a cue.", allow_inf_nan=False)
-    ] = BROADCAST.seconds,
+        float | None, Query(ge=0.5, le=60, description="Most seconds of a cue.", allow_inf_nan=False)
+    ] = None,
     word_highlights: Annotated[
         bool,
         Query(
@@ -146,9 +146,11 @@ async def get_transcript(
 ) -> Response:
     """A completed transcription as JSON, plain text, SubRip or WebVTT.
 
-    A cue of the last two has at most two lines of 42 columns and seven seconds, unless you ask for another shape. A
-    longer segment is divided between its words: with `word_timestamps` at their times, else in proportion to the
-    letters. A word that is longer than a line is not divided. With `channels=split` each cue names its speaker.
+    A cue of the last two is a segment. A segment of more than seven seconds is divided into cues of at most two lines
+    of 42 columns and seven seconds. Where you ask for a shape (`max_chars`, `max_lines`, `max_seconds`; what you leave
+    out is as said), every segment has it. A segment is divided between its words: with `word_timestamps` at their
+    times, else in proportion to the letters. A word that is longer than a line is not divided. With `channels=split`
+    each cue names its speaker.
     """
     job = await services.jobs.find(caller, job_id)
     if job.kind != "transcribe":
@@ -158,7 +160,9 @@ async def get_transcript(
     if job.status != "completed" or job.result is None:
         raise Refused("not_completed", f"This job is {job.status}; it has no transcript.", job_status=job.status)
     media_type, render = formats.FORMATS[extension]
-    cues: dict[str, Any] = {"shape": Shape(max_chars, max_lines, max_seconds)}
+    asked_for: dict[str, Any] = {"columns": max_chars, "lines": max_lines, "seconds": max_seconds}
+    given = {name: most for name, most in asked_for.items() if most is not None}
+    cues: dict[str, Any] = {"shape": replace(BROADCAST, **given) if given else None}
     options = {"srt": cues, "vtt": {**cues, "highlights": word_highlights}}.get(extension, {})
     text = await asyncio.to_thread(render, job.result, **options)
     headers = {

@@ -8,12 +8,13 @@ from media_api.answers import downloads, openapi, problems, serving
 from media_api.auth import Admin, Reader, Writer
 from media_api.models import Change, Data, Job, Media, MediaInfo
 from media_api.requests.filenames import sanitized
+from media_api.requests.headers import described
 from media_api.requests.json_bodies import json_request, read_json
 from media_api.requests.receiving import (
     FILE_FIELDS,
     HEADERS,
     REFUSALS,
-    announced_digest,
+    announced_digests,
     begin_upload,
     declared_of,
     form_request,
@@ -45,9 +46,9 @@ _UPLOAD_FORM: Final = {**form_request("UploadForm", FILE_FIELDS, required=["file
 )
 async def upload_media(caller: Writer, services: Wired, request: Request, response: Response) -> Data[Media]:
     """Upload a file. The same bytes again make a new `media_id` and are stored once."""
-    digest, key = announced_digest(request), idempotency_key(request)
-    async with await begin_upload(services, request, digest) as upload:
-        form = await read_form(services, request, upload, FILE_FIELDS)
+    (of_content, of_file), key = announced_digests(request), idempotency_key(request)
+    async with await begin_upload(services, request, of_file) as upload:
+        form = await read_form(services, request, upload, FILE_FIELDS, content_digest=of_content)
         uploaded = await upload.commit(caller, declared_of(form), idempotency_key=key)
     response.headers["Location"] = f"/v1/media/{uploaded.media_id}/info"
     return Data(data=Media(**vars(uploaded)))
@@ -82,6 +83,15 @@ _DOWNLOAD_RESPONSES: Final = {
     **_BYTES,
     **problems.described(*UNREADABLE, "precondition_failed", "range_not_satisfiable"),
 }
+_HEAD_RESPONSES: Final = {status: answer for status, answer in _DOWNLOAD_RESPONSES.items() if status not in (206, 416)}
+_CONDITIONS: Final = (
+    described("if-match", "Answer 412 unless one of these ETags is that of the bytes."),
+    described("if-none-match", "Answer 304 if one of these ETags is that of the bytes."),
+)
+_RANGE: Final = (
+    described("range", "`bytes=0-99`: only these bytes. Of several ranges one is answered."),
+    described("if-range", "An ETag: all bytes, if it is no longer theirs."),
+)
 _THUMBNAIL_RESPONSES: Final = {
     200: {
         "description": "The picture, without metadata, upright.",
@@ -95,11 +105,22 @@ _THUMBNAIL_RESPONSES: Final = {
 }
 
 
-@router.head(_DOWNLOAD, name="head_media", response_class=Response, responses=_DOWNLOAD_RESPONSES)
-@router.get(_DOWNLOAD, name="download_media", response_class=Response, responses=_DOWNLOAD_RESPONSES)
+@router.head(
+    _DOWNLOAD,
+    name="head_media",
+    response_class=Response,
+    openapi_extra={"parameters": [*_CONDITIONS]},
+    responses=_HEAD_RESPONSES,
+)
+@router.get(
+    _DOWNLOAD,
+    name="download_media",
+    response_class=Response,
+    openapi_extra={"parameters": [*_RANGE, *_CONDITIONS]},
+    responses=_DOWNLOAD_RESPONSES,
+)
 async def download_media(caller: Reader, services: Wired, request: Request, media_id: MediaId) -> Response:
-    """The bytes of a file, or of a thumbnail by its `thumbnail_id`. Takes `Range`, `If-Range`, `If-Match`,
-    `If-None-Match`."""
+    """The bytes of a file, or of a thumbnail by its `thumbnail_id`."""
     source = media_id_of_thumbnail(media_id)
     item = await services.library.find(caller, source or media_id, "read")
     content, readable = (
@@ -108,7 +129,12 @@ async def download_media(caller: Reader, services: Wired, request: Request, medi
     return await downloads.respond(request, content, readable)
 
 
-@router.get("/v1/media/download/{media_id}/thumbnail", response_class=Response, responses=_THUMBNAIL_RESPONSES)
+@router.get(
+    "/v1/media/download/{media_id}/thumbnail",
+    response_class=Response,
+    openapi_extra={"parameters": [*_CONDITIONS]},
+    responses=_THUMBNAIL_RESPONSES,
+)
 async def download_thumbnail(
     caller: Reader,
     services: Wired,

@@ -14,7 +14,7 @@ from media_api.requests.receiving import (
     FILE_FIELDS,
     HEADERS,
     REFUSALS,
-    announced_digest,
+    announced_digests,
     begin_upload,
     declared_of,
     form_request,
@@ -107,8 +107,9 @@ async def transcribe(caller: Transcriber, services: Wired, request: Request, res
     """
     key = idempotency_key(request)
     await services.jobs.require_enabled()
-    async with await begin_upload(services, request, announced_digest(request)) as upload:
-        form = await read_form(services, request, upload, _FIELDS)
+    of_content, of_file = announced_digests(request)
+    async with await begin_upload(services, request, of_file) as upload:
+        form = await read_form(services, request, upload, _FIELDS, content_digest=of_content)
         wanted, media_id = _wanted(form), form.text("media_id")
         if form.filename is not None and media_id is not None:
             raise Refused("invalid_request", "Send `file` or `media_id`, not both.")

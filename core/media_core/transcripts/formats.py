@@ -66,7 +66,7 @@ def txt(result: Mapping[str, Any]) -> str:
     return "".join(f"{_line(segment)}\n" for segment in result["segments"])
 
 
-def srt(result: Mapping[str, Any], shape: subtitles.Shape = subtitles.BROADCAST) -> str:
+def srt(result: Mapping[str, Any], shape: subtitles.Shape | None = None) -> str:
     """SubRip. The format cannot escape its arrow, so an arrow in the text is shortened. A speaker stands before the
     text.
     """
@@ -77,7 +77,7 @@ def srt(result: Mapping[str, Any], shape: subtitles.Shape = subtitles.BROADCAST)
     return "\n".join(cues)
 
 
-def vtt(result: Mapping[str, Any], shape: subtitles.Shape = subtitles.BROADCAST, *, highlights: bool = False) -> str:
+def vtt(result: Mapping[str, Any], shape: subtitles.Shape | None = None, *, highlights: bool = False) -> str:
     """WebVTT (W3C): `&`, `<` and `>` escaped, so that neither an arrow nor a tag in the text is taken for markup.
 
     A speaker is a voice tag. `highlights`: each word that has a time begins with it, so that players can mark what is
@@ -90,7 +90,7 @@ def vtt(result: Mapping[str, Any], shape: subtitles.Shape = subtitles.BROADCAST,
     return "WEBVTT\n" + "".join(cues)
 
 
-def _cues(result: Mapping[str, Any], shape: subtitles.Shape) -> Iterator[subtitles.Cue]:
+def _cues(result: Mapping[str, Any], shape: subtitles.Shape | None) -> Iterator[subtitles.Cue]:
     """Each has a millisecond at least, and begins when its speaker's last one has ended.
 
     A word that was hardly heard may take no time. WebVTT requires a cue to end after it starts, and players skip SubRip

@@ -5,6 +5,7 @@ A job belongs to the subject that asked for it. For all others but admins it doe
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
@@ -204,7 +205,7 @@ class Jobs:
         if item.duration > self.max_seconds:
             raise Refused(
                 "duration_exceeds_limit",
-                f"This recording has {item.duration / 60:.0f} minutes; {self.max_seconds / 60:g} are the most here.",
+                f"This recording has {math.ceil(item.duration):,} seconds; {self.max_seconds:,.10g} are the most here.",
                 limit=self.max_seconds,
                 duration=item.duration,
             )

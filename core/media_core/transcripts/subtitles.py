@@ -1,13 +1,13 @@
-"""A transcript as subtitles: cues of at most two lines of 42 columns and seven seconds, as broadcasters have them, or
-of another `Shape`.
+"""A transcript as subtitles: a cue for each segment, or cues of a `Shape`.
 
-A longer segment is divided between its words, at the times of its words where it has them, else in proportion to the
-letters. Pure.
+A segment that exceeds the shape is divided between its words, at their times where it has them, else in proportion to
+the letters. Pure.
 """
 
 import functools
 import itertools
 import re
+import sys
 import unicodedata
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,6 +33,8 @@ class Shape:
 
 
 BROADCAST = Shape()
+"""As broadcasters have it."""
+_ONE_LINE = Shape(columns=sys.maxsize, lines=1)
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,16 @@ class _Text:
         return self.text[first.first : last.behind]
 
 
-def cues(segments: Iterable[Mapping[str, Any]], language: str | None, shape: Shape = BROADCAST) -> Iterator[Cue]:
-    """The cues of segments (see `formats`), in order."""
+def cues(
+    segments: Iterable[Mapping[str, Any]], language: str | None, asked_for: Shape | None = BROADCAST
+) -> Iterator[Cue]:
+    """The cues of segments (see `formats`), in order. None: a segment that lasts no longer than broadcasters' cues is
+    one as it is, and a longer one has their shape.
+    """
     for segment in segments:
         text = _Text(segment["text"])
+        is_short = segment["end"] - segment["start"] <= BROADCAST.seconds
+        shape = asked_for or (_ONE_LINE if is_short else BROADCAST)
         words = list(_timed(text, segment, language, shape))
         fits = text.columns(0, len(text.text)) <= shape.lines * shape.columns
         if fits and segment["end"] - segment["start"] <= shape.seconds:

@@ -251,6 +251,15 @@ class Upload:
         finally:
             await hashing.settle()
 
+    def expect(self, digest: str) -> None:
+        """The file's sha256 in hex, for a client that has not sent it before: `commit` compares it.
+
+        Raises Refused `digest_mismatch` where the client sent another one before.
+        """
+        if self._digest not in (None, digest):
+            raise Refused("digest_mismatch", "Content-Digest and Repr-Digest announce different contents.")
+        self._digest = digest
+
     def _room(self) -> int:
         """How many bytes may come before a limit has to be looked at."""
         room = self._policy.max_upload_bytes - self.size

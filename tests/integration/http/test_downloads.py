@@ -122,6 +122,8 @@ async def test_a_range_is_answered_with_just_that(api: Api) -> None:
         assert (await get(range="bytes=0-1", if_range=etag)).status_code == 206
         ranged_head = await client.head(path_of(uploaded), headers={"Range": "bytes=0-1"})
         assert (ranged_head.status_code, ranged_head.headers["content-length"]) == (200, str(9 * MIB))
+        documented = (await client.get("/openapi.json")).json()["paths"]["/v1/media/download/{media_id}"]
+        assert {"206", "416"} == documented["get"]["responses"].keys() - documented["head"]["responses"].keys()
 
 
 async def test_a_client_that_has_it_already_is_told_so(api: Api) -> None:

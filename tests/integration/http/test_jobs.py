@@ -213,7 +213,8 @@ async def test_a_recording_longer_than_is_taken_at_once_is_refused(
     async with serving(postgres, tmp_path) as api, api.client() as client:
         assert await submit(client, speech(2))
         answer = await client.post("/v1/transcribe", files={"file": ("a.wav", speech(4))})
-        assert problem(answer, 422, "duration_exceeds_limit")["limit"] == 2
+        body = problem(answer, 422, "duration_exceeds_limit")
+        assert (body["limit"], body["detail"]) == (2, "This recording has 4 seconds; 2 are the most here.")
 
 
 async def test_a_translation_that_the_model_can_not_make_is_refused_and_nothing_kept(
@@ -439,6 +440,21 @@ async def test_a_transcript_comes_in_four_formats(api: Api) -> None:
     for answer in got.values():
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["content-disposition"].startswith(f'inline; filename="{job_id}.')
+
+
+async def test_subtitles_have_the_segments_or_the_shape_that_is_asked_for(api: Api) -> None:
+    said = "good evening team please open the new report"
+    async with api.client() as client:
+        job_id = await submit(client, speech(1, 515))
+        heard = [{"id": 0, "start": 0.25, "end": 2.75, "text": said}]
+        await Queue(api.database).finish(await api.lease(job_id), formats.result(heard, "en", 3.0))
+
+        async def srt(query: str) -> str:
+            return (await client.get(f"/v1/jobs/{job_id}/transcript.srt{query}")).text
+
+        assert await srt("") == f"1\n00:00:00,250 --> 00:00:02,750\n{said}\n"
+        for query in ("?max_chars=42", "?max_lines=2", "?max_seconds=7"):
+            assert "\ngood evening team please\nopen the new report\n" in await srt(query)
 
 
 # -- stopping --------------------------------------------------------------------------------------------------------

@@ -118,9 +118,8 @@ def test_every_reference_leads_somewhere(described: dict[str, Any]) -> None:
 def test_every_error_is_described_as_a_problem_with_its_codes(described: dict[str, Any]) -> None:
     seen = set()
     for method, path, call in operations(described):
-        if not path.startswith("/v1/"):
-            continue
-        assert {"401", "403", "500", "503"} <= call["responses"].keys(), path
+        if path.startswith("/v1/"):
+            assert {"401", "403", "500", "503"} <= call["responses"].keys(), path
         for status, answer in call["responses"].items():
             if int(status) < 400:
                 continue
@@ -138,6 +137,17 @@ def test_every_call_under_v1_wants_a_bearer_token_and_no_other_does(described: d
     assert described["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
     for _, path, call in operations(described):
         assert (call.get("security") == [{"bearer": []}]) is path.startswith("/v1/"), path
+
+
+def test_the_conditions_and_ranges_of_downloads_are_described(described: dict[str, Any]) -> None:
+    conditions = {"if-match", "if-none-match"}
+    for path, method, read in (
+        ("/v1/media/download/{media_id}", "get", {"range", "if-range"} | conditions),
+        ("/v1/media/download/{media_id}", "head", conditions),
+        ("/v1/media/download/{media_id}/thumbnail", "get", conditions),
+    ):
+        parameters = described["paths"][path][method]["parameters"]
+        assert {each["name"] for each in parameters if each["in"] == "header"} == read
 
 
 def test_forms_are_described_with_their_file(described: dict[str, Any]) -> None:

@@ -320,6 +320,30 @@ async def test_a_digest_that_was_sent_is_compared(api: Api, header: str) -> None
             problem(await client.post(path, files={"file": ("a", data)}, headers=lines), 400, "digest_mismatch")
 
 
+@pytest.mark.parametrize("size", [100, 9 * MIB])
+async def test_a_content_digest_may_be_of_the_whole_body_as_signers_of_requests_send_it(api: Api, size: int) -> None:
+    data = secrets.token_bytes(size)
+    async with api.client() as client:
+
+        async def send(**digests: bytes | None) -> httpx.Response:
+            """A digest of None is one of the body."""
+            request = client.build_request("POST", UPLOAD, files={"file": ("a", data)}, data={"tenant_scope": "true"})
+            body = request.read()
+            for name, of in digests.items():
+                digest = base64.b64encode(hashlib.sha256(body if of is None else of).digest()).decode()
+                request.headers[name.replace("_", "-")] = f"sha-256=:{digest}:"
+            return await client.send(request)
+
+        assert (await send(content_digest=None)).status_code == 201
+        assert (await send(content_digest=None, repr_digest=data)).status_code == 201
+        assert (await send(content_digest=data, repr_digest=data)).status_code == 201
+        problem(await send(repr_digest=None), 400, "digest_mismatch")
+        problem(await send(content_digest=b"else"), 400, "digest_mismatch")
+        problem(await send(content_digest=None, repr_digest=b"else"), 400, "digest_mismatch")
+        problem(await send(content_digest=b"else", repr_digest=data), 400, "digest_mismatch")
+        problem(await send(content_digest=data, repr_digest=b"else"), 400, "digest_mismatch")
+
+
 async def test_an_idempotency_key_gives_the_same_answer_again_and_no_second_file(api: Api) -> None:
     data, key = secrets.token_bytes(100), {"Idempotency-Key": secrets.token_hex(8)}
     async with api.client() as client, api.client("bob") as bob:

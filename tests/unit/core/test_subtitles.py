@@ -141,6 +141,18 @@ def test_each_cue_takes_time_and_begins_when_the_last_one_has_ended(lengths: lis
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(times))
 
 
+@pytest.mark.parametrize("seconds", [4.7, 7.0])
+def test_a_segment_of_up_to_seven_seconds_is_a_cue_as_it_is_unless_a_shape_is_asked_for(seconds: float) -> None:
+    said = "good evening team please open the new report and then upload the photo of the garden again"
+    result = {"segments": [segment(said, 1.0, 1.0 + seconds), segment("thank you", 9.0, 9.5)], "language": "en"}
+    end = f"00:00:0{1 + seconds:.3f}"
+    assert formats.srt(result) == (
+        f"1\n00:00:01,000 --> {end.replace('.', ',')}\n{said}\n\n2\n00:00:09,000 --> 00:00:09,500\nthank you\n"
+    )
+    assert formats.vtt(result).startswith(f"WEBVTT\n\n00:00:01.000 --> {end}\n{said}\n\n00:00:09.000 --> ")
+    assert formats.srt(result, Shape()).count(" --> ") == 3
+
+
 def test_both_formats_have_the_cues() -> None:
     result = formats.result([segment(MONOLOGUE, 0.0, 30.0)], "en", 30.0)
     count = len(list(cues(result["segments"], "en")))
