@@ -92,7 +92,7 @@ class Client:
             "Content-Length": str(len(before) + size + len(after)),
         }
         if sha256 is not None:
-            headers["Content-Digest"] = f"sha-256=:{base64.b64encode(sha256).decode()}:"
+            headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(sha256).decode()}:"
         return self._exchange(self._head("POST", path, headers) + before, pieces, size, after)
 
     def send(

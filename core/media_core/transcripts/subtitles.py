@@ -75,15 +75,15 @@ class _Text:
 
 
 def cues(
-    segments: Iterable[Mapping[str, Any]], language: str | None, asked_for: Shape | None = BROADCAST
+    segments: Sequence[Mapping[str, Any]], language: str | None, asked_for: Shape | None = BROADCAST
 ) -> Iterator[Cue]:
-    """The cues of segments (see `formats`), in order. None: a segment that lasts no longer than broadcasters' cues is
-    one as it is, and a longer one has their shape.
+    """The cues of a transcript's segments (see `formats`), in order. None: each segment is a cue as it is, unless one
+    of them lasts longer than a broadcaster's cue. Then all have that shape.
     """
+    has_long = any(segment["end"] - segment["start"] > BROADCAST.seconds for segment in segments)
+    shape = asked_for or (BROADCAST if has_long else _ONE_LINE)
     for segment in segments:
         text = _Text(segment["text"])
-        is_short = segment["end"] - segment["start"] <= BROADCAST.seconds
-        shape = asked_for or (_ONE_LINE if is_short else BROADCAST)
         words = list(_timed(text, segment, language, shape))
         fits = text.columns(0, len(text.text)) <= shape.lines * shape.columns
         if fits and segment["end"] - segment["start"] <= shape.seconds:

@@ -153,6 +153,14 @@ def test_a_segment_of_up_to_seven_seconds_is_a_cue_as_it_is_unless_a_shape_is_as
     assert formats.srt(result, Shape()).count(" --> ") == 3
 
 
+def test_one_segment_of_more_than_seven_seconds_gives_all_of_its_transcript_the_shape_of_subtitles() -> None:
+    said = "good evening team please open the new report"
+    long = segment(MONOLOGUE, 5.0, 35.0)
+    result = {"segments": [segment(said, 1.0, 4.0), long], "language": "en"}
+    assert "\ngood evening team please\nopen the new report\n" in formats.srt(result)
+    assert formats.srt(result) == formats.srt(result, Shape())
+
+
 def test_both_formats_have_the_cues() -> None:
     result = formats.result([segment(MONOLOGUE, 0.0, 30.0)], "en", 30.0)
     count = len(list(cues(result["segments"], "en")))
