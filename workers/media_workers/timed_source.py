@@ -1,4 +1,6 @@
-"""A stored content as a source for decoding, which tells a slow store from a file that takes long to decode."""
+"""A stored content as a source for decoding, which tells a slow store from a file that takes long to decode, and an
+object that was cut from a damaged file.
+"""
 
 import contextlib
 import time
@@ -7,6 +9,7 @@ from collections.abc import Iterator
 from media_core.decoding import DecodingFailed, StoreSource
 from media_core.errors import Unavailable
 from media_core.jobs.queue import Content
+from media_core.store import ObjectMissing
 from media_core.store.object_keys import content_key
 from media_workers.drain import Work
 
@@ -21,13 +24,17 @@ class TimedSource(StoreSource):
         self._reading_since: float | None = None
 
     async def read(self, start: int, length: int) -> bytes:
+        """Raises ObjectMissing also for an object that is shorter than its content: its rest would count for an end."""
         began = time.monotonic()
         if self._reading_since is None:
             self._reading_since = began
         try:
-            return await super().read(start, length)
+            data = await super().read(start, length)
         finally:
             self._waited += time.monotonic() - began
+        if len(data) < min(length, self.size - start):
+            raise ObjectMissing(self._key)
+        return data
 
     async def missed(self) -> Exception:
         """What to raise after ObjectMissing: see `Contents.missed`."""

@@ -1,5 +1,6 @@
 """An item's bytes and its thumbnail, as routes serve them: by a token, or by a URL that the api signed."""
 
+import hashlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -75,11 +76,21 @@ async def thumbnail_of(services: Services, item: Item) -> tuple[downloads.Repres
 async def master_of(services: Services, item: Item) -> bytes:
     """Raises Refused as `require_thumbnail`, and `not_found`; Lost, Unavailable."""
     require_thumbnail(item)
-    master = Stored(services.library, item.sha256, thumbnail=True)
+    return await whole_thumbnail(Stored(services.library, item.sha256, thumbnail=True), item.thumbnail_sha256)
+
+
+async def whole_thumbnail(stored: Stored, sha256: str | None) -> bytes:
+    """`sha256`: of the thumbnail. One that the store has spoilt is as good as missing. Raises what `missed` gives."""
     try:
-        return await services.store.read(master.key, 0, MAX_MASTER_BYTES)
+        picture = await stored.library.store.read(stored.key, 0, MAX_MASTER_BYTES)
     except ObjectMissing:
-        raise await master.missed() from None
+        raise await stored.missed() from None
+    if hashlib.sha256(picture).hexdigest() != sha256:
+        found = await stored.library.store.head(stored.key)
+        if found is not None and min(found.size, MAX_MASTER_BYTES) != len(picture):
+            raise Unavailable("object store", "it gives other bytes of a thumbnail than it has")
+        raise await stored.missed()
+    return picture
 
 
 async def respond_thumbnail(

@@ -27,16 +27,21 @@ async def signed_object(services: Wired, request: Request, key: str) -> Response
         raise not_found()
     signed = store.urls.verify(key, request.query_params, datetime.now(UTC))
     sha256 = signed.key.rpartition("/")[2]
-    await services.library.require_servable(sha256)
+    wanted = await services.library.require_servable(sha256)
     source = serving.Stored(services.library, sha256, thumbnail=signed.key == thumbnail_key(tenant_id, sha256))
     if signed.key != source.key:
         raise not_found()
-    stored = await store.head(signed.key)
-    if stored is None:
-        raise await source.missed()
-    etag = f'"{sha256}-thumbnail"' if source.thumbnail else f'"{sha256}"'
-    content = downloads.Representation(stored.size, etag, signed.content_type, signed.content_disposition)
-    return await downloads.respond(request, content, source, safety=downloads.signed_headers(content.mime_type))
+    readable: downloads.Readable
+    if source.thumbnail:
+        picture = await serving.whole_thumbnail(source, wanted.thumbnail_sha256)
+        size, etag, readable = len(picture), f'"{sha256}-thumbnail"', downloads.Whole(picture)
+    else:
+        stored = await store.head(signed.key)
+        if stored is None or stored.size != wanted.size:
+            raise await source.missed()
+        size, etag, readable = wanted.size, f'"{sha256}"', source
+    content = downloads.Representation(size, etag, signed.content_type, signed.content_disposition)
+    return await downloads.respond(request, content, readable, safety=downloads.signed_headers(content.mime_type))
 
 
 @router.api_route("/shared/{media_id}", methods=["GET", "HEAD"], response_class=Response)

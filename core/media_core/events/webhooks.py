@@ -11,8 +11,10 @@ hold:
 3. In order for each file: an event is sent only after all earlier ones of its file were delivered or given up. Events
    of other files do not wait for them.
 4. An event is tried for `TRIED` with growing, jittered pauses, then given up: its row stays, with the reason, until the
-   event itself goes. A receiver that takes nothing (`RESTS_AFTER` failures in a row) is left alone but for one attempt
-   now and then; once it takes that one, all that waits is due. One that asks to be left alone is (`Retry-After`).
+   event itself goes. Nothing is given up before a try of the last hour (`LATELY`): the platform may have been away for
+   days, or the server's clock may run ahead. A receiver that takes nothing (`RESTS_AFTER` failures in a row) is left
+   alone but for one attempt now and then; once it takes that one, all that waits is due. One that asks to be left alone
+   is (`Retry-After`).
 
 What is sent is a CloudEvent 1.0 in structured JSON (github.com/cloudevents/spec), signed as Standard Webhooks describes
 (github.com/standard-webhooks/standard-webhooks).
@@ -37,6 +39,7 @@ from media_core.ids import new_ulid
 
 CLAIM: Final = timedelta(seconds=20)
 TRIED: Final = timedelta(days=3)
+LATELY: Final = timedelta(hours=1)
 RESTS_AFTER: Final = 5
 MOST_PAUSE_SECONDS: Final = 3600.0
 """Longest pause between two attempts of one event."""
@@ -60,7 +63,8 @@ INSERT INTO webhook (webhook_id, host, position) VALUES (%s, %s, %s) ON CONFLICT
 _CLAIM: Final = """
 UPDATE webhook SET claim = %(claim)s, claimed_until = now() + %(lasts)s, seen_at = now()
 WHERE webhook_id = %(webhook_id)s AND (claim IS NULL OR claim = %(claim)s OR claimed_until < now())
-RETURNING position, failures, coalesce(failing_since < now() - %(tried)s, false) AS is_over,
+RETURNING position, failures,
+    coalesce(failing_since < now() - %(tried)s AND retry_at > now() - %(lately)s, false) AS is_over,
     greatest(0, coalesce(extract(epoch FROM retry_at - now()), 0))::float AS rest,
     set_config('synchronous_commit', 'off', true) AS relaxed
 """
@@ -112,6 +116,7 @@ UPDATE webhook_delivery SET dead_at = now(), due_at = NULL WHERE webhook_id = %(
     SELECT position FROM webhook_delivery
     WHERE webhook_id = %(webhook_id)s AND dead_at IS NULL AND first_at < now() - %(tried)s AND due_at IS NOT NULL
         AND attempts > 0
+        AND greatest(due_at, (SELECT retry_at FROM webhook WHERE webhook_id = %(webhook_id)s)) > now() - %(lately)s
     ORDER BY first_at LIMIT %(most)s
 )) RETURNING media_id
 """
@@ -287,7 +292,7 @@ class Outbox:
 
     async def claim(self) -> Standing | None:
         """Takes or renews the claim. None: another process has it, or the webhook is not registered."""
-        wanted = {"claim": self._claim, "lasts": CLAIM, "webhook_id": self._id, "tried": TRIED}
+        wanted = {"claim": self._claim, "lasts": CLAIM, "webhook_id": self._id, "tried": TRIED, "lately": LATELY}
         rows = await self._database.call(_CLAIM, wanted)
         return Standing(rows[0].position, rows[0].failures, rows[0].is_over, rows[0].rest) if rows else None
 
@@ -335,7 +340,7 @@ class Outbox:
 
     async def give_up(self) -> int:
         """Gives up events that were tried for long enough; those behind them are due. Returns how many."""
-        wanted: dict[str, Any] = {"webhook_id": self._id, "tried": TRIED, "most": ENDED_AT_ONCE}
+        wanted: dict[str, Any] = {"webhook_id": self._id, "tried": TRIED, "lately": LATELY, "most": ENDED_AT_ONCE}
         async with self._database.transaction() as tx:
             gone = [row.media_id for row in await tx.execute(_GIVE_UP, wanted)]
             if gone:

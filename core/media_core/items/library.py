@@ -30,7 +30,7 @@ is an event. A file is detached as often as it was attached, at most.
 """
 
 _FIND_ALL: Final = " FROM media JOIN blob USING (sha256) WHERE media.media_id = ANY(%(media_ids)s)"
-_SERVABLE: Final = "SELECT scan_status FROM blob WHERE sha256 = %s AND doomed_at IS NULL"
+_SERVABLE: Final = "SELECT scan_status, size, thumbnail_sha256 FROM blob WHERE sha256 = %s AND doomed_at IS NULL"
 _LIST_ROOM: Final = """
 , room_file.added_by, room_file.added_at
 FROM room_file JOIN media USING (media_id) JOIN blob USING (sha256)
@@ -103,6 +103,14 @@ class RoomEntry:
     item: Item
     added_by: str
     added_at: datetime
+
+
+@dataclass(frozen=True)
+class Servable:
+    """What the store is to have of a content: an object of `size` bytes, and a thumbnail with this hash."""
+
+    size: int
+    thumbnail_sha256: str | None
 
 
 @dataclass(frozen=True)
@@ -183,11 +191,12 @@ class Library:
         items = [item_of(row) for row in page.rows]
         return [item for item in items if access.shows(caller, item, policy)], page.goes_on
 
-    async def require_servable(self, sha256: str) -> None:
+    async def require_servable(self, sha256: str) -> "Servable":
         """For a URL signed earlier. Raises Refused `not_found` unless the content's verdict still lets bytes out."""
         rows = await self.database.call(_SERVABLE, (sha256,))
         if not rows or not access.open_to_all(rows[0].scan_status, await self.policy.current()):
             raise not_found()
+        return Servable(rows[0].size, rows[0].thumbnail_sha256)
 
     async def content(self, sha256: str) -> Content | None:
         """For workers; None when the content is marked or has no row."""

@@ -52,11 +52,11 @@ class PieceGone(Unavailable):
     """The last piece of an upload is not there, though it was recorded: its bytes have to come again.
 
     As after a failover that lost what was committed last: the record is older than what staging has. A piece that was
-    replaced meanwhile is gone.
+    replaced meanwhile is gone. Or as after the loss of a disk.
     """
 
-    def __init__(self) -> None:
-        super().__init__("object store", "a piece of this upload is gone")
+    def __init__(self, detail: str = "a piece of this upload is gone") -> None:
+        super().__init__("object store", detail)
 
 
 @dataclass(frozen=True, slots=True)

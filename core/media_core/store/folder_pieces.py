@@ -20,6 +20,7 @@ from media_core.store.base import (
     Complete,
     Durable,
     Piece,
+    PieceGone,
     pass_on,
     to_its_end,
     unavailable,
@@ -30,7 +31,7 @@ from media_core.store.trailing_hash import TrailingHash
 if TYPE_CHECKING:
     from media_core.store.folder import FolderStore
 
-_SHORTER = "a piece of this upload is shorter than what was recorded"
+_SHORTER = "a piece of this upload is missing, or shorter than what was recorded"
 _SYNCED_BYTES = 16 * 1024 * 1024
 """Most bytes of an object in pieces that a killed process loses: each fsync costs milliseconds."""
 
@@ -192,12 +193,12 @@ class FolderGatheredObject(Complete):
 
     async def stream(self) -> AsyncGenerator[Chunk, None]:
         for path, size in self._pieces:
-            with await in_thread(FileIO, path) as file:
+            with await in_thread(self._opened, path) as file:
                 at = 0
                 while at < size:
                     chunk = await in_thread(os.pread, file.fileno(), min(CHUNK_BYTES, size - at), at)
                     if not chunk:
-                        raise unavailable(_SHORTER)
+                        raise self._is_short(path)
                     yield chunk
                     at += len(chunk)
 
@@ -213,7 +214,7 @@ class FolderGatheredObject(Complete):
         file = self._store._create(self._copy)
         try:
             for path, size in self._pieces:
-                _append_from(file, path, size)
+                self._append_from(file, path, size)
             os.fsync(file)
         except BaseException:
             self._copy.unlink(missing_ok=True)
@@ -223,6 +224,26 @@ class FolderGatheredObject(Complete):
         fsync_folder(self._copy.parent)
         return self._copy
 
+    def _append_from(self, file: int, path: Path, size: int) -> None:
+        with self._opened(path) as source:
+            at = 0
+            while at < size:
+                chunk = os.pread(source.fileno(), min(CHUNK_BYTES, size - at), at)
+                if not chunk:
+                    raise self._is_short(path)
+                write_all(file, chunk)
+                at += len(chunk)
+
+    def _opened(self, path: Path) -> FileIO:
+        try:
+            return FileIO(path)
+        except FileNotFoundError:
+            raise self._is_short(path) from None
+
+    def _is_short(self, path: Path) -> Unavailable:
+        """What to raise. Only the last piece can come again."""
+        return PieceGone(_SHORTER) if path == self._pieces[-1][0] else unavailable(_SHORTER)
+
     def _discard(self) -> None:
         for path in (self._copy, *(path for path, _ in self._pieces)):
             path.unlink(missing_ok=True)
@@ -231,16 +252,19 @@ class FolderGatheredObject(Complete):
 
 
 def _free(path: Path, size: int) -> int | None:
-    """Opens a piece of this size, and locks it. None: somebody writes to it, or it has bytes that do not count, or an
-    object's name as well. Raises Unavailable if it is shorter.
+    """Opens the last piece, of this size, and locks it. None: somebody writes to it, or it has bytes that do not count,
+    or an object's name as well. Raises PieceGone if it is shorter, or missing.
     """
-    file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise PieceGone(_SHORTER) from None
     locked, found = _lock(file), os.fstat(file)
     if locked and found.st_size == size and found.st_nlink == 1:
         return file
     os.close(file)
     if found.st_size < size:
-        raise unavailable(_SHORTER)
+        raise PieceGone(_SHORTER)
     return None
 
 
@@ -251,14 +275,3 @@ def _lock(file: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _append_from(file: int, path: Path, size: int) -> None:
-    with FileIO(path) as source:
-        at = 0
-        while at < size:
-            chunk = os.pread(source.fileno(), min(CHUNK_BYTES, size - at), at)
-            if not chunk:
-                raise unavailable(_SHORTER)
-            write_all(file, chunk)
-            at += len(chunk)

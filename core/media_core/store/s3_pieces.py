@@ -169,10 +169,14 @@ class S3GatheredObject(Complete):
 
     async def promote(self, key: str) -> None:
         checked_key(self._store._tenant_id, key)
-        if len(self._pieces) == 1:
-            await self._store._copy(self._pieces[0][0], key, self.size)
-        else:
-            await self._store._join([(piece, 0, size) for piece, size in self._pieces], key, self.size)
+        try:
+            if len(self._pieces) == 1:
+                await self._store._copy(self._pieces[0][0], key, self.size)
+            else:
+                await self._store._join([(piece, 0, size) for piece, size in self._pieces], key, self.size)
+        except Unavailable:
+            await self._require_last()
+            raise
 
     async def read(self, start: int, length: int) -> bytes:
         found = bytearray()
@@ -195,7 +199,13 @@ class S3GatheredObject(Complete):
             except ObjectMissing:
                 pass
             if sent != size:
+                await self._require_last()
                 raise unavailable("a piece of this upload is gone")
+
+    async def _require_last(self) -> None:
+        """Raises PieceGone if the last piece is gone: only that one can come again."""
+        if await self._store._head(self._pieces[-1][0]) is None:
+            raise PieceGone
 
     async def discard(self) -> None:
         keys = [key for key, _ in self._pieces]

@@ -180,7 +180,10 @@ class Jobs:
                 media_id=media_id,
                 dedupe_key=wish if once else None,
             )
-            return _job(await tx.first(_FIND, {"job_id": job_id}))
+            row = await tx.first(_FIND, {"job_id": job_id})
+            if row is None:  # the file was found infected meanwhile
+                raise not_found()
+            return _job(row)
 
     async def require_enabled(self) -> None:
         """Raises Refused `transcription_disabled`."""

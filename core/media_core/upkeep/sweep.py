@@ -1,6 +1,7 @@
 """The sweep: finds and repairs what killed processes left behind. Every step is idempotent.
 
-Nothing is done if the schema does not belong to the bucket (`births`). An orphan (an object without a row) is noted
+Nothing is done if the schema does not belong to the bucket (`births`), or if PostgreSQL's clock and this machine's
+differ: what was to be kept for days may not have been. An orphan (an object without a row) is noted
 when it is first seen and removed days later. If there are more orphans than interrupted uploads can explain, they are
 kept, and the operator reports them. A content whose object the listing does not show, and the store does not have when
 it is asked, is noted as lost (rule 6 of `contents.life`). Each statement that writes looks at a bounded number of rows,
@@ -12,13 +13,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import structlog
 
 from media_core.contents.life import STANDS
-from media_core.errors import Lost
+from media_core.errors import Lost, Unavailable
 from media_core.events import webhooks
 from media_core.events.feed import Events
 from media_core.ids import new_job_id
@@ -34,6 +35,8 @@ STALE_STAGING: Final = timedelta(hours=24)
 FIRST_SWEEPS: Final = 24
 """The first sweeps of a schema, in which usage is counted anew: a migration added counters, and pods of the previous
 version ran on for a while without updating them."""
+MOST_APART: Final = timedelta(hours=1)
+"""By so much PostgreSQL's clock and this machine's may differ. All that is kept is kept for a day or longer."""
 BATCH: Final = 200
 """Rows that one statement looks at."""
 BITS: Final = 64
@@ -212,6 +215,7 @@ async def sweep(library: Library, retention: RetentionSettings | None = None) ->
         swept.mismatch = found
         _log.error("not_swept", schema_is=found, see="the runbook, DataMismatch")
         return swept
+    await _compare_clocks(library)
     epoch = await births.next_epoch(library.database, library.store, library.tenant_id)
     if epoch <= FIRST_SWEEPS:
         await _count_anew(library)
@@ -240,6 +244,20 @@ async def sweep(library: Library, retention: RetentionSettings | None = None) ->
     swept.words = await passages.forget_words(library.database, epoch)
     _log.info("swept", **asdict(swept))
     return swept
+
+
+async def _compare_clocks(library: Library) -> None:
+    """Raises Unavailable where one of the two clocks is wrong."""
+    ((theirs,),) = await library.database.call("SELECT now()", ())
+    ours = _now()
+    if abs(theirs - ours) > MOST_APART:
+        raise Unavailable(
+            "database", f"its clock says {theirs.astimezone(UTC):%F %R} UTC, and this machine's {ours:%F %R}"
+        )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 async def _count_anew(library: Library) -> None:

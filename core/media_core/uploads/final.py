@@ -14,6 +14,7 @@ from media_core.auth.tokens import Claims
 from media_core.contents.life import Reservation
 from media_core.errors import Refused, Unavailable
 from media_core.ids import new_upload_id
+from media_core.store import PieceGone
 from media_core.uploads.claims import RESERVED_LONGER, Claim, Declared, shielded
 from media_core.uploads.resumable import Resumables, checked
 from media_core.uploads.rows import Progress, pieces_of
@@ -70,7 +71,7 @@ class Finals:
         async with self._claimed(caller, parts) as claims:
             async with self._reservation(parts, claims) as reservation:
                 key = idempotency_key or _key_of(parts)
-                uploaded = await self._stored(caller, parts, declared, total, reservation, key, digest)
+                uploaded = await self._stored(caller, parts, declared, total, reservation, key, digest, claims)
                 await self._rows.insert(upload_id, caller, declared, total, concat=concat, uploaded=uploaded)
             for claim in claims:
                 await self._rows.end(claim)
@@ -82,7 +83,7 @@ class Finals:
             raise Refused("bad_request", f"A final upload has 1 to {MOST_PARTS} different parts.")
         rows = [await self._rows.read(caller, part) for part in parts]
         if any(row.concat != "partial" or row.received != row.length for row in rows):
-            raise Refused("bad_request", "A final upload is made of partial uploads that are complete.")
+            raise _incomplete()
         return sum(row.received for row in rows)
 
     @asynccontextmanager
@@ -116,7 +117,7 @@ class Finals:
             for claim in claims:
                 lifetime = self._rows.lifetime + RESERVED_LONGER
                 counted = self._uploads.contents.reservation(claim.upload_id, lifetime=lifetime, over_quota=True)
-                await counted.grow_to(claim.received)
+                await counted.grow_to(claim.length or claim.received)
             await moved.release()
 
     async def _stored(
@@ -128,14 +129,21 @@ class Finals:
         reservation: Reservation,
         key: str,
         digest: str | None,
+        claims: Sequence[Claim],
     ) -> Uploaded:
+        """Where the store has lost the end of a part, that comes again: the part is complete no more."""
+        claim_of = {claim.upload_id: claim for claim in claims}
         uploading = await self._uploads.start(announced=total, digest=digest, reservation=reservation)
         async with uploading as upload:
             for part in parts:
                 pieces = await pieces_of(self._uploads.database, part)
-                async with aclosing(self._uploads.store.gathered(part, pieces).stream()) as chunks:
-                    async for chunk in chunks:
-                        await upload.write(bytes(chunk))
+                try:
+                    async with aclosing(self._uploads.store.gathered(part, pieces).stream()) as chunks:
+                        async for chunk in chunks:
+                            await upload.write(bytes(chunk))
+                except PieceGone:
+                    await claim_of[part].go_back()
+                    raise _incomplete() from None
             return await upload.commit(caller, declared, idempotency_key=key)
 
     async def _end_all(self, caller: Claims, parts: Sequence[str]) -> None:
@@ -144,6 +152,10 @@ class Finals:
                 async with self._rows.claimed(caller, part) as claim:
                     if claim.is_partial:
                         await self._rows.end(claim)
+
+
+def _incomplete() -> Refused:
+    return Refused("bad_request", "A final upload is made of partial uploads that are complete.")
 
 
 def _key_of(parts: Sequence[str]) -> str:

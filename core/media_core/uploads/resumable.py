@@ -54,7 +54,7 @@ ALGORITHMS: Final = ("sha1", "sha256", "md5")
 """Of Upload-Checksum; tus asks for sha1."""
 Algorithm = Literal["sha1", "sha256", "md5"]
 
-_COUNT: Final = "SELECT count(*) AS n FROM upload WHERE owner = %s AND answer IS NULL"
+_COUNT: Final = "SELECT count(*) AS n FROM upload WHERE owner = %s AND answer IS NULL AND expires_at > now()"
 _ANSWER: Final = "UPDATE upload SET answer = %s WHERE upload_id = %s RETURNING 1"
 _FORGET_PIECES: Final = "DELETE FROM upload_piece WHERE upload_id = %s"
 
@@ -146,7 +146,10 @@ class Resumables:
         if is_due or patience:
             async with self.rows.claimed(caller, upload_id, patience=patience) as claim:
                 if claim.received == claim.length and claim.concat is None:
-                    await self.finish(caller, claim)
+                    try:
+                        await self.finish(caller, claim)
+                    except PieceGone:
+                        await shielded(claim.go_back())
             return await self.rows.progress(caller, upload_id)
         return progress_of(row, row.declared)
 

@@ -53,6 +53,15 @@ async def lost(database: Database) -> set[str]:
     return {row.sha256 for row in await database.call("SELECT sha256 FROM blob WHERE lost_at IS NOT NULL", ())}
 
 
+async def make_thumbnails(api: Api, pool: DecodingPool) -> None:
+    """As a worker does, where one is to be made."""
+    library = api.library
+    work = Work(api.database, Queue(api.database), library, library.store, pool, library.policy)
+    one = Drain("thumbnail", make_video_thumbnail, work, DrainSettings(linger_seconds=0))
+    await one.run()
+    assert one.handled == 1
+
+
 async def statement_counts(uploads: Uploads, act: Callable[[], Awaitable[Any]]) -> tuple[int, int]:
     """Statements of `contents.life`, and requests to the store, that `act` takes."""
     counts = [0, 0]
@@ -156,6 +165,37 @@ async def test_an_object_that_has_become_empty_is_lost(fresh_api: Api) -> None:
         assert (await client.get(download)).content == DATA
 
 
+async def test_a_thumbnail_stays_where_what_comes_is_not_what_the_store_has(
+    fresh_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a proxy before the store that answers with a page of its own."""
+
+    async def read(*_: object) -> bytes:
+        return b"<html>Try again later</html>"
+
+    async with fresh_api.client() as client:
+        uploaded = await post(client, photo(640, 480), "a.jpg")
+        await fresh_api.verdict(uploaded["sha256"])
+        thumbnail = f"/v1/media/download/{uploaded['media_id']}/thumbnail"
+        with monkeypatch.context() as patch:
+            patch.setattr(FolderStore, "read", read)
+            problem(await client.get(thumbnail), 503, "unavailable")
+        assert (await client.get(thumbnail)).status_code == 200
+
+
+async def test_an_object_that_was_cut_is_not_whole_by_a_url_of_the_folder_either(fresh_api: Api) -> None:
+    async with fresh_api.client() as client, anybody() as nobody:
+        uploaded = await post(client, DATA)
+        await fresh_api.verdict(uploaded["sha256"])
+        url = (await client.get(f"/v1/media/signed/{uploaded['media_id']}")).json()["data"]["url"]
+        os.truncate(fresh_api.store._root / content_key(fresh_api.tenant.tenant_id, uploaded["sha256"]), 5)
+        for method in ("GET", "HEAD"):
+            assert (await nobody.request(method, url)).status_code == 503
+        assert await lost(fresh_api.database) == {uploaded["sha256"]}
+        await post(client, DATA)
+        assert (await nobody.get(url)).content == DATA
+
+
 @pytest.mark.parametrize("size", [1000, 3 * MIB])
 async def test_who_reads_an_object_that_was_cut_does_not_take_it_for_whole_and_notes_the_loss(
     postgres: EmbeddedPostgres, tmp_path: Path, size: int
@@ -187,13 +227,31 @@ async def test_a_thumbnail_that_is_lost_alone_is_made_again(fresh_api: Api, deco
         problem(await client.get(thumbnail), 425, "thumbnail_pending")
         problem(await client.get(signed.json()["data"]["url"]), 425, "thumbnail_pending")
         assert await broken(fresh_api.database, fresh_api.store, fresh_api.tenant.tenant_id) == []
-        library = fresh_api.library
-        queue = Queue(fresh_api.database)
-        work = Work(fresh_api.database, queue, library, library.store, decoding_pool, library.policy)
-        one = Drain("thumbnail", make_video_thumbnail, work, DrainSettings(linger_seconds=0))
-        await one.run()
-        assert one.handled == 1
+        await make_thumbnails(fresh_api, decoding_pool)
         assert (await client.get(thumbnail)).status_code == 200
+    assert await lost(fresh_api.database) == set()
+    assert await broken(fresh_api.database, fresh_api.store, fresh_api.tenant.tenant_id) == []
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"RIFF", bytes(5000)], ids=["empty", "cut", "of other bytes"])
+async def test_a_thumbnail_that_the_store_has_spoilt_is_not_served_and_is_made_again(
+    fresh_api: Api, decoding_pool: DecodingPool, spoilt: bytes
+) -> None:
+    async with fresh_api.client() as client:
+        uploaded = await post(client, photo(640, 480), "a.jpg")
+        await fresh_api.verdict(uploaded["sha256"])
+        key = thumbnail_key(fresh_api.tenant.tenant_id, uploaded["sha256"])
+        download = f"/v1/media/download/{uploaded['media_id']}"
+        signed = f"/v1/media/signed/{uploaded['thumbnail_id']}?via="
+        urls = [(await client.get(signed + via)).json()["data"]["url"] for via in ("api", "store")]
+        by_id = f"/v1/media/download/{uploaded['thumbnail_id']}"
+        for way in (f"{download}/thumbnail", f"{download}/thumbnail?size=160", by_id, *urls):
+            whole = (await client.get(way)).content
+            await fresh_api.store.put(key, spoilt)
+            problem(await client.get(way), 425, "thumbnail_pending")
+            await make_thumbnails(fresh_api, decoding_pool)
+            again = await client.get(way)
+            assert (again.status_code, again.content) == (200, whole)
     assert await lost(fresh_api.database) == set()
     assert await broken(fresh_api.database, fresh_api.store, fresh_api.tenant.tenant_id) == []
 
@@ -541,3 +599,21 @@ async def test_a_thumbnail_of_lost_content_is_tried_again_and_made_once_the_cont
     assert await broken(database, folder_store, uploads.tenant_id) == []
     (row,) = await database.call("SELECT thumbnail_status FROM blob", ())
     assert row.thumbnail_status == "ready"
+
+
+async def test_a_film_that_the_store_has_cut_is_lost_and_its_thumbnail_is_not_given_up(
+    uploads: Uploads, database: Database, folder_store: FolderStore, library: Library, decoding_pool: DecodingPool
+) -> None:
+    data = film()
+    one = await upload(uploads, data, filename="a.mp4")
+    path = folder_store._root / content_key(uploads.tenant_id, one.sha256)
+    os.truncate(path, len(data) // 2)
+    work = Work(
+        database, Queue(database, retry_base=timedelta(0)), library, folder_store, decoding_pool, uploads.policy
+    )
+    await Drain("thumbnail", make_video_thumbnail, work, DrainSettings(linger_seconds=0)).run()
+    (job,) = await database.call("SELECT status, error_code FROM job WHERE kind = 'thumbnail'", ())
+    assert (job.status, job.error_code) == ("failed", "file_lost")
+    assert await lost(database) == {one.sha256}
+    (row,) = await database.call("SELECT thumbnail_status FROM blob", ())
+    assert row.thumbnail_status == "pending"

@@ -5,15 +5,16 @@ import os
 import secrets
 import tracemalloc
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from media_core.contents.quota import Usage
 from media_core.database import Database
+from media_core.errors import Unavailable
 from media_core.items.library import Library
-from media_core.jobs.queue import Queue, enqueue
+from media_core.jobs.queue import Queue, enqueue, enqueue_scan
 from media_core.policy import PolicyReader
 from media_core.settings import RetentionSettings
 from media_core.store.base import ObjectInfo
@@ -351,6 +352,39 @@ async def test_what_was_held_or_queued_while_the_servers_clock_ran_a_day_ahead_g
         (),
     )
     assert [row.due for row in due] == [True] * 4
+
+
+@pytest.mark.usefixtures("known")
+@pytest.mark.parametrize("ahead", [timedelta(days=8), -timedelta(days=8)], ids=["server ahead", "server behind"])
+async def test_what_is_kept_for_days_stays_while_the_servers_clock_and_the_sweeps_differ(
+    uploads: Uploads,
+    library: Library,
+    database: Database,
+    folder_store: FolderStore,
+    monkeypatch: pytest.MonkeyPatch,
+    ahead: timedelta,
+) -> None:
+    """For the server eight days have passed since a rescan found something, an orphan was noted and a job ended."""
+    held = await upload(uploads, b"found by a wrong signature, perhaps")
+    await judge(library, database, held, "clean")
+    async with database.transaction() as tx:
+        await enqueue_scan(tx, held.sha256)
+    await judge(library, database, held, "infected")
+    orphan = await put_without_a_row(folder_store, uploads.tenant_id, b"of a schema that was restored, perhaps")
+    await sweep(library)
+    async with database.transaction() as tx:
+        await tx.execute("UPDATE job SET finished_at = finished_at - interval '100 days'")
+    await days_pass(database)
+    (jobs,) = await database.call("SELECT count(*) AS n FROM job", ())
+    with monkeypatch.context() as patch:
+        patch.setattr("media_core.upkeep.sweep._now", lambda: datetime.now(UTC) - ahead)
+        with pytest.raises(Unavailable, match="clock"):
+            await sweep(library)
+    assert await contents_of(folder_store) == {held.sha256, orphan}
+    assert await database.call("SELECT count(*) AS n FROM job", ()) == [jobs]
+    await sweep(library)
+    assert await contents_of(folder_store) == set()
+    assert await database.call("SELECT count(*) AS n FROM job", ()) == [(0,)]
 
 
 # -- schema and bucket -------------------------------------------------------------------------------------------------

@@ -266,6 +266,34 @@ async def test_a_receiver_that_takes_nothing_for_three_days_loses_the_old_events
         await receiver.until(lambda it: it.told() == [(new.media_id, "stored")])
 
 
+@pytest.mark.parametrize("failures", [1, webhooks.RESTS_AFTER], ids=["once", "again and again"])
+async def test_what_waited_while_nothing_was_delivered_for_days_is_tried_again_before_it_is_given_up(
+    uploads: Uploads, library: Library, database: Database, receiver: Receiver, tmp_path: Path, failures: int
+) -> None:
+    """The receiver fails, the platform is away for more than three days, and then both are back."""
+    receiver.answers = lambda _: 503
+    async with delivering(database, receiver.url, write_secret(tmp_path, 1)):
+        files = [await upload(uploads, b"before %d" % n, room_id="garden") for n in range(failures)]
+        await receiver.until(lambda it: len(it.requests) >= failures)
+        await eventually(lambda: _some(database, "attempts > 0"))
+        if failures > 1:
+            await eventually(lambda: _failing(database))
+    files.append(await upload(uploads, b"never sent"))
+    for table, *times in (
+        ("event", "created_at"),
+        ("webhook_delivery", "first_at", "due_at"),
+        ("webhook", "failing_since", "retry_at", "seen_at"),
+    ):
+        aged = ", ".join(f"{time} = {time} - interval '73 hours'" for time in times)
+        await database.call(f"UPDATE {table} SET {aged}", ())  # type: ignore[arg-type]  # noqa: S608
+    receiver.answers = lambda _: 200
+    async with delivering(database, receiver.url, write_secret(tmp_path, 1)):
+        await eventually(lambda: all_recorded(database))
+    for file in files:
+        kinds = [kind for media_id, kind in receiver.told() if media_id == file.media_id]
+        assert kinds == (["stored"] if file is files[-1] else ["stored", "attached"])
+
+
 async def _failing(database: Database) -> bool:
     return bool(await database.call("SELECT 1 FROM webhook WHERE failures >= %s", (webhooks.RESTS_AFTER,)))
 

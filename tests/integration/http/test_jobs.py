@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from media_api.routes.jobs import Kind, answer_of
+from media_core.auth.tokens import Claims
 from media_core.jobs.kinds import KINDS
 from media_core.jobs.queue import Cancelled, Queue
 from media_core.transcripts import formats
@@ -306,6 +307,23 @@ async def test_a_transcript_is_gone_with_its_recording_when_that_is_found_infect
         for path in ("", "/transcript.txt", "/events"):
             problem(await jill.get(f"/v1/jobs/{job_id}{path}"), 404, "not_found")
         assert (await jill.get("/v1/jobs")).json()["data"] == []
+
+
+async def test_a_recording_that_is_found_infected_while_its_transcript_is_asked_for_is_not_found(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The verdict comes after the check that the caller may see the file, and before the job is written."""
+    data = speech(1, 617)
+    check_share = Jobs._check_share
+
+    async def found_infected(jobs: Jobs, caller: Claims) -> None:
+        await check_share(jobs, caller)
+        await api.verdict(hashlib.sha256(data).hexdigest(), "infected")
+
+    monkeypatch.setattr(Jobs, "_check_share", found_infected)
+    async with api.client("jack") as jack:
+        problem(await jack.post("/v1/transcribe", files={"file": ("talk.wav", data)}), 404, "not_found")
+        assert (await jack.get("/v1/jobs")).json()["data"] == []
 
 
 async def test_one_caller_can_not_fill_the_queue(fresh_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

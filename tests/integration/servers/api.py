@@ -6,6 +6,7 @@ verdict, a thumbnail, a transcript) through the same `Library` and `Queue` that 
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -136,7 +137,7 @@ class Api:
             token=lease.token,
             sha256=sha256,
             data=webp,
-            digest=secrets.token_hex(32),
+            digest=hashlib.sha256(webp).hexdigest(),
             width=64,
             height=48,
         )

@@ -1047,3 +1047,18 @@ async def test_a_model_that_cant_be_had_fails_the_job_with_the_setting_to_change
 async def test_the_model_is_loaded_once_for_all_jobs_of_a_worker(whisper: Whisper) -> None:
     first, second = await asyncio.gather(whisper.model(), whisper.model())
     assert first is second
+
+
+async def test_of_a_recording_that_the_store_has_cut_no_half_is_taken_for_the_whole(tenant: Tenant) -> None:
+    data = sample("greeting_en.wav")
+    media_id = await tenant.keep(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    store = tenant.work.store
+    assert isinstance(store, FolderStore)
+    os.truncate(store._root / content_key(tenant.work.library.tenant_id, sha256), len(data) // 2)
+    job_id = await tenant.submit(media_id)
+    await tenant.drain()
+    job = await tenant.job(job_id)
+    assert (job.status, job.error_code) == ("queued", "file_lost")
+    (row,) = await tenant.work.database.call("SELECT lost_at FROM blob", ())
+    assert row.lost_at is not None

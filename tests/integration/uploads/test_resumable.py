@@ -1,6 +1,7 @@
 """Uploads in several requests: what a process that ends at the wrong moment leaves, and who may add bytes."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import secrets
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from media_core.auth.tokens import Claims
 from media_core.database import Database
 from media_core.errors import Refused, Unavailable
 from media_core.items.library import Library
@@ -18,7 +20,7 @@ from media_core.store.base import staging_key
 from media_core.store.object_keys import content_key
 from media_core.upkeep.sweep import sweep
 from media_core.uploads import expiry, resumable
-from media_core.uploads.claims import Declared
+from media_core.uploads.claims import Claim, Declared
 from media_core.uploads.final import Finals
 from media_core.uploads.resumable import Checksum, Resumables
 from media_core.uploads.rows import Progress
@@ -578,3 +580,116 @@ async def test_where_the_last_piece_is_gone_its_bytes_come_again(
     finally:
         await store.aclose()
         server.stop()
+
+
+async def test_uploads_that_have_expired_do_not_count_among_those_under_way(
+    resumables: Resumables, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their owner can neither go on with them nor delete them."""
+    monkeypatch.setattr(resumable, "MOST_OPEN", 1)
+    await resumables.create(ALICE, FILE, 1000)
+    with pytest.raises(Refused) as refused:
+        await resumables.create(ALICE, FILE, 1000)
+    assert refused.value.code == "too_many_uploads"
+    await database.call("UPDATE upload SET expires_at = now()", ())
+    await resumables.create(ALICE, FILE, 1000)
+
+
+@pytest.mark.parametrize("left", [None, 1000], ids=["gone", "cut"])
+@pytest.mark.parametrize("sees", ["bytes", "whole"])
+async def test_what_a_folder_has_lost_of_a_piece_comes_again(
+    uploads: Uploads,
+    folder_store: FolderStore,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    left: int | None,
+    sees: str,
+) -> None:
+    """As after the folder's disk was restored. It is met by further bytes, or by whoever asks for a whole upload."""
+    at, data = Resumables(uploads, lifetime=timedelta(days=1)), os.urandom(3 * MIB)
+    upload_id = (await at.create(ALICE, FILE, len(data))).upload_id
+    before = 2 * MIB if sees == "bytes" else len(data)
+    with monkeypatch.context() as away:
+        away.setattr(uploads, "whole", _away)
+        with contextlib.suppress(Unavailable):
+            await add(at, upload_id, data[:before], 0)
+    ((name,),) = await database.call("SELECT name FROM upload_piece", ())
+    piece = folder_store._root / staging_key(uploads.tenant_id, name)
+    if left is None:
+        piece.unlink()
+    else:
+        os.truncate(piece, left)
+    if sees == "bytes":
+        with pytest.raises(Refused) as refused:
+            await add(at, upload_id, data[before:], before)
+        assert (refused.value.code, refused.value.facts) == ("offset_mismatch", {"offset": 0})
+    assert (await at.settled(ALICE, upload_id)).received == 0
+    uploaded = (await add(at, upload_id, data, 0)).uploaded
+    assert uploaded is not None
+    assert await folder_store.read(content_key(uploads.tenant_id, uploaded.sha256), 0, len(data)) == data
+    assert await broken(database, folder_store, uploads.tenant_id) == []
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["hash known", "hash unknown"])
+async def test_where_the_last_piece_of_a_whole_upload_is_gone_its_bytes_come_again(
+    uploads: Uploads,
+    library: Library,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    known: bool,
+) -> None:
+    server = await s3_servers.start("versitygw", tmp_path)
+    uploads.store = library.store = store = S3Store(server.settings, uploads.tenant_id)
+    at, data = Resumables(uploads, lifetime=timedelta(days=1)), os.urandom(6 * MIB + 2000)
+    upload_id = (await at.create(ALICE, FILE, len(data))).upload_id
+    try:
+        await add(at, upload_id, data[: 6 * MIB], 0)
+        finish = Resumables.finish
+
+        async def after_the_loss(at: Resumables, caller: Claims, claim: Claim, **how: Any) -> None:
+            assert claim.last is not None
+            await store._delete(staging_key(uploads.tenant_id, claim.last.name))
+            if not known:
+                at.hashes.take(claim)
+            await finish(at, caller, claim, **how)
+
+        with monkeypatch.context() as patch, pytest.raises(Refused) as refused:
+            patch.setattr(Resumables, "finish", after_the_loss)
+            await add(at, upload_id, data[6 * MIB :], 6 * MIB)
+        assert refused.value.code == "offset_mismatch"
+        offset = (await at.settled(ALICE, upload_id)).received
+        assert refused.value.facts == {"offset": offset}
+        uploaded = (await add(at, upload_id, data[offset:], offset)).uploaded
+        assert uploaded is not None
+        assert uploaded.sha256 == hashlib.sha256(data).hexdigest()
+        assert await store.read(content_key(uploads.tenant_id, uploaded.sha256), 0, len(data)) == data
+    finally:
+        await store.aclose()
+        server.stop()
+
+
+async def test_a_part_whose_bytes_are_lost_is_complete_no_more_and_its_bytes_come_again(
+    resumables: Resumables, uploads: Uploads, folder_store: FolderStore, database: Database
+) -> None:
+    finals, data = Finals(resumables), [os.urandom(MIB), os.urandom(MIB)]
+    parts = [(await resumables.create(ALICE, FILE, MIB, partial=True)).upload_id for _ in data]
+    for part, its in zip(parts, data, strict=True):
+        await add(resumables, part, its, 0)
+    ((name,),) = await database.call("SELECT name FROM upload_piece WHERE upload_id = %s", (parts[1],))
+    (folder_store._root / staging_key(uploads.tenant_id, name)).unlink()
+    concat = f"final;{parts[0]} {parts[1]}"
+    with pytest.raises(Refused) as refused:
+        await finals.concatenate(ALICE, concat, parts, FILE)
+    assert refused.value.code == "bad_request"
+    assert [(await resumables.find(ALICE, part)).received for part in parts] == [MIB, 0]
+    assert (await usage(database)).reserved == 2 * MIB
+    await add(resumables, parts[1], data[1], 0)
+    uploaded = (await finals.concatenate(ALICE, concat, parts, FILE)).uploaded
+    assert uploaded is not None
+    assert uploaded.sha256 == hashlib.sha256(b"".join(data)).hexdigest()
+    assert await broken(database, folder_store, uploads.tenant_id) == []
+
+
+async def _away(*_: object) -> None:
+    raise Unavailable("database", "it is away when the upload is to be stored")
