@@ -199,7 +199,7 @@ class PlatformSettings(EnvironmentSettings):
     """Scans of one worker at the same time."""
 
     clamd_heuristics: Literal["unscannable", "infected"] = "unscannable"
-    """The verdict if clamd only guesses by its heuristics (`Heuristics.*`)."""
+    """The verdict if clamd only guesses (`Heuristics.*`, `PUA.*`)."""
 
     retention_orphan_days: float = Field(default=7, ge=0)
     """Days from when a sweep first sees an object without a row until a sweep removes it."""

@@ -96,8 +96,8 @@ class ClamdSettings(EnvironmentSettings):
     one is reserved for small files (256 KiB). More than clamd's MaxThreads gain nothing."""
 
     heuristics: Literal["unscannable", "infected"] = "unscannable"
-    """The verdict for a finding of clamd's heuristics (`Heuristics.Phishing.*`, `Heuristics.Broken.*` ...), which may
-    be wrong. With `unscannable` the content is kept, and the tenant's `spec.scan.unscannable` says who may read it."""
+    """The verdict for a guess of clamd (`Heuristics.Phishing.*`, `Heuristics.Broken.*`, `PUA.*` ...), which may be
+    wrong. With `unscannable` the content is kept, and the tenant's `spec.scan.unscannable` says who may read it."""
 
     max_bytes: int = Field(default=2000 * 1024 * 1024, ge=1)
     """Larger content is not sent, and is unscannable. At most clamd's StreamMaxLength and MaxFileSize, which end at

@@ -45,7 +45,9 @@ def test_what_clamd_did_not_look_into_is_unscannable(name: str) -> None:
     assert (verdict.status, verdict.detail) == ("unscannable", name)
 
 
-@pytest.mark.parametrize("name", ["Heuristics.Phishing.Email.SpoofedDomain", "Heuristics.Broken.Executable"])
+@pytest.mark.parametrize(
+    "name", ["Heuristics.Phishing.Email.SpoofedDomain", "Heuristics.Broken.Executable", "PUA.Win.Packer.Upx-1"]
+)
 def test_a_guess_is_what_the_setting_says(name: str) -> None:
     assert interpret(f"stream: {name} FOUND", ENGINE, ClamdSettings().heuristics).status == "unscannable"
     assert interpret(f"stream: {name} FOUND", ENGINE, "infected").status == "infected"

@@ -50,7 +50,8 @@ CONFIRMED_SECONDS: Final = 2.0
 _log = structlog.stdlib.get_logger("media.scan")
 
 _FOUND = re.compile(r"stream: (\S+) FOUND")
-_GUESSED = "Heuristics."
+_GUESSED = ("Heuristics.", "PUA.")
+"""PUA: programs that somebody may not want (ClamAV, `DetectPUA`)."""
 
 # Findings that mean "not scanned": of libclamav's own heuristics, and of the rules that our clamd has in addition.
 _SKIPPED = ("Heuristics.Limits.Exceeded", "Heuristics.Encrypted.", "Heuristics.XZ.DicSizeLimit", "Heuristics.Skipped.")
@@ -68,7 +69,7 @@ class ClamdVerdict:
 def interpret(reply: str, engine: str, heuristics: Literal["unscannable", "infected"] = "infected") -> ClamdVerdict:
     """Maps one INSTREAM reply, without its end, to a verdict.
 
-    `heuristics`: the status for a finding of clamd's heuristics (`Heuristics.*`) that does not mean "not scanned".
+    `heuristics`: the status for a mere guess of clamd (`Heuristics.*`, `PUA.*`) that does not mean "not scanned".
     """
     if reply == "stream: OK":
         return ClamdVerdict("clean", None, engine)
