@@ -1,13 +1,11 @@
 """`python -m media_operator`: the operator of a cluster; see `main`."""
 
-import gc
 import sys
 
-gc.disable()  # what imports make stays, so it need not be looked through again and again, nor at the end
+from media_core.starting import importing
 
-from media_operator.main import main  # noqa: E402
+with importing():
+    from media_operator.main import main
 
 if __name__ == "__main__":
-    gc.freeze()
-    gc.enable()
     sys.exit(main())

@@ -408,7 +408,7 @@ async def test_what_is_deleted_comes_back_by_undo_and_else_is_gone(run: MakeRun,
 
 
 async def test_a_token_that_ends_asks_to_sign_in_again_and_goes_on(run: MakeRun, context: BrowserContext) -> None:
-    page = await signed_in(context, run, short_token(run, 6))
+    page = await signed_in(context, run, short_token(run, 15))
     again = page.get_by_role("dialog", name="Sign in again")
     await expect(again).to_be_visible()
     await choose(page, text_file("patient.txt", "it waits for the sign-in"))
@@ -594,7 +594,7 @@ async def test_a_link_for_five_minutes_reads_the_file_without_a_token(run: MakeR
     await menu(page, "linked.txt", "Link for five minutes")
     address = page.get_by_label("Link", exact=True)
     await expect(address).to_have_value(re.compile("^http"))
-    async with httpx.AsyncClient() as anybody:
+    async with httpx.AsyncClient(timeout=120) as anybody:
         assert (await anybody.get(await address.input_value())).text == "by its link"
     await page.keyboard.press("Escape")
     async with page.expect_download() as started:

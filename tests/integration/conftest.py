@@ -1,5 +1,6 @@
 """Fixtures that tests share: one embedded PostgreSQL a session, one fresh tenant schema a test."""
 
+import functools
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from media_core.contents.life import Contents
 from media_core.database import Database
+from media_core.decoding import children, pool
 from media_core.decoding.pool import DecodingPool
 from media_core.examination import examination
 from media_core.examination.examination import Examination
@@ -24,9 +26,15 @@ from tests.integration.tenancy import GENEROUS, TenantDatabase
 
 @pytest.fixture(scope="session", autouse=True)
 def patience() -> Iterator[None]:
-    """On a busy machine pictures take longer than an upload waits for them, and then are a worker's."""
+    """On a busy machine pictures take longer than an upload waits for them, and then are a worker's. There decoders and
+    their starts take longer than they may, too.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(examination, "THUMBNAIL_SECONDS", 60.0)
+        patch.setattr(examination, "THUMBNAIL_SECONDS", 600.0)
+        patch.setattr(pool, "ChildLimits", functools.partial(pool.ChildLimits, wall_seconds=600.0))
+        patch.setattr(children, "START_SECONDS", 600.0)
+        patch.setattr(children, "READY_SECONDS", 120.0)
+        patch.setattr(children, "END_SECONDS", 60.0)
         yield
 
 
@@ -53,8 +61,8 @@ async def database(tenant_database: TenantDatabase) -> AsyncIterator[Database]:
 
 @pytest.fixture(scope="session")
 async def decoding_pool() -> AsyncIterator[DecodingPool]:
-    async with DecodingPool(processes=1) as pool:
-        yield pool
+    async with DecodingPool(processes=1) as decoders:
+        yield decoders
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import hashlib
 
 from media_core.contents.life import Again
 from media_core.decoding import DecodingFailed
+from media_core.decoding.results import FAILURES_OF_THE_MACHINE
 from media_core.errors import Refused, Unfinished, not_found
 from media_core.examination.thumbnails import make_thumbnail
 from media_core.jobs.queue import Lease, LeaseLost
@@ -32,8 +33,8 @@ async def make_video_thumbnail(lease: Lease, work: Work) -> None:
     except ObjectMissing:
         raise await source.missed() from None
     except DecodingFailed as error:
-        if error.code == "crashed" and lease.attempts == 1:
-            raise Unfinished("decoder", error.detail) from error  # one more try: the file may not be the cause
+        if error.code in FAILURES_OF_THE_MACHINE and lease.attempts == 1:
+            raise Unfinished("decoder", error.detail) from error  # one more try
         raise Refused(error.code, error.detail) from error
     try:
         await work.library.contents.keep_thumbnail(

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 FAILURES_OF_THE_SOURCE = ("unsupported", "corrupt", "too_large")
+FAILURES_OF_THE_MACHINE = ("crashed", "timeout")
+"""The source may not be the cause: the kernel ends a decoder where others took the memory, and a busy machine lets one
+wait."""
 CODES = (*FAILURES_OF_THE_SOURCE, "memory", "crashed")
 """The codes that a child may report; only the parent reports "timeout"."""
 

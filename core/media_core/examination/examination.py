@@ -14,7 +14,7 @@ import structlog
 from media_core.contents.life import Facts
 from media_core.decoding import DecodingFailed, ImageFacts, MediaFacts, Source, Thumbnail
 from media_core.decoding.pool import DecodingPool
-from media_core.decoding.results import FAILURES_OF_THE_SOURCE
+from media_core.decoding.results import FAILURES_OF_THE_MACHINE, FAILURES_OF_THE_SOURCE
 from media_core.examination import media_types, packages, sniffing
 from media_core.examination.examiner import Examined
 from media_core.examination.thumbnails import make_thumbnail
@@ -64,8 +64,8 @@ class Examination:
             return Examined(Facts(source.size, mime_type, thumbnail_status="pending"))
         except DecodingFailed as error:
             _log.info("not_decoded", mime_type=mime_type, size=source.size, code=error.code, detail=error.detail)
-            # Of a decoder that died the file may not be the cause: the kernel ends one where others took the memory.
-            status = "pending" if error.code == "crashed" and media_types.has_thumbnail(mime_type) else "none"
+            may_succeed_later = error.code in FAILURES_OF_THE_MACHINE and media_types.has_thumbnail(mime_type)
+            status = "pending" if may_succeed_later else "none"
             match media_types.category(mime_type):
                 case "image":
                     measured = await self._measure(source, mime_type, _said_of(error))

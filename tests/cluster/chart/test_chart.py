@@ -35,6 +35,7 @@ from media_operator.settings import DatabaseSettings, OperatorSettings, Platform
 from media_operator.tenant.spec import MediaTenant
 from tests.cluster.control_plane.api import Api, Object, seen
 from tests.cluster.control_plane.server import ControlPlane
+from tests.ports import free_port
 from tests.tools import build
 
 ROOT = Path(__file__).parents[3]
@@ -691,9 +692,7 @@ def test_a_real_clamd_takes_the_configuration_and_the_probe_tells_when_it_answer
     found = embedded.EmbeddedClamd.find()
     if found is None:
         pytest.skip(embedded.HOW_TO_INSTALL)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     files = clamd_files("default", f"clamd.port={port}")
     (tmp_path / "tmp").mkdir()
     for name, text in files.items():

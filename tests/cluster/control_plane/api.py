@@ -13,6 +13,8 @@ from media_operator.cluster.kinds import MEDIA_TENANT
 from tests.cluster.control_plane.server import ControlPlane
 
 Object = dict[str, Any]
+PATIENCE = 180.0
+"""Seconds that a test waits for what takes one, before it says what it did not see."""
 
 
 class ApiError(Exception):
@@ -111,19 +113,19 @@ def _begins(response: httpx.Response) -> bool:
     return response.status_code == 429 and "storage is (re)initializing" in response.text
 
 
-async def seen(api: Api, path: str, wanted: Callable[[Object], bool], *, seconds: float = 30) -> Object:
+async def seen(api: Api, path: str, wanted: Callable[[Object], bool]) -> Object:
     """Watches the object at `path` until it is as wanted, and returns it so."""
     collection, name = path.rsplit("/", 1)
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(PATIENCE):
         async for event in api.watch(collection, fieldSelector=f"metadata.name={name}"):
             if event["type"] != "DELETED" and wanted(event["object"]):
                 return dict(event["object"])
     raise AssertionError(f"the watch of {path} ended")
 
 
-async def gone(api: Api, path: str, *, seconds: float = 30) -> None:
+async def gone(api: Api, path: str) -> None:
     """Returns when there is no object at `path`."""
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 await api.get(path)
@@ -143,7 +145,7 @@ async def another_namespace(api: Api) -> AsyncIterator[str]:
     """
     name = f"test-{secrets.token_hex(4)}"
     await api.create("/api/v1/namespaces", {"metadata": {"name": name}})
-    await seen(api, f"/api/v1/namespaces/{name}/serviceaccounts/default", lambda _: True, seconds=120)
+    await seen(api, f"/api/v1/namespaces/{name}/serviceaccounts/default", lambda _: True)
     try:
         yield name
     finally:

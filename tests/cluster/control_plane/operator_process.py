@@ -23,12 +23,13 @@ from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Kind, Object
 from media_operator.local.postgres import EmbeddedPostgres
 from media_operator.tenant.spec import schema_of
-from tests.cluster.control_plane.api import Api, ApiError, seen
+from tests.cluster.control_plane.api import PATIENCE, Api, ApiError, seen
 from tests.cluster.control_plane.server import ControlPlane
 from tests.integration.servers import s3_servers
 from tests.integration.servers.postgres_folder import CopiedPostgres, postgres_folder
 from tests.integration.servers.s3_servers import S3Server
 from tests.preloaded import OPERATOR, Program
+from tests.stopwatch import Stopwatch
 from tests.tools import build
 
 ROOT = Path(__file__).parents[3]
@@ -163,12 +164,15 @@ class Replica:
 
     def stop(self) -> int:
         """As Kubernetes ends a pod; returns the exit status."""
+        told = Stopwatch()
         self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(20)
+            status = self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"it did not end:\n{self.log.read_text()[-3000:]}") from None
+        assert told.seconds() < 20
+        return status
 
 
 class Bench:
@@ -181,8 +185,15 @@ class Bench:
         self._folder = folder
         self._replicas: list[Replica] = []
 
-    async def operator(self, name: str = "one", *, url: str | None = None, **settings: str) -> Replica:
-        """Starts one, with the service account's token; `settings` are environment variables without their prefix."""
+    async def operator(
+        self, name: str = "one", *, url: str | None = None, lease_seconds: str | None = "60", **settings: str
+    ) -> Replica:
+        """Starts one, with the service account's token; `settings` are environment variables without their prefix.
+
+        `lease_seconds`: on a busy machine one of 10 s is lost now and then, and nobody starts the operator again.
+        """
+        if lease_seconds is not None:
+            settings |= {"lease_seconds": lease_seconds}
         path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{ACCOUNT}/token"
         token = (await self.api.create(path, {"spec": {"expirationSeconds": 3600}}))["status"]["token"]
         kubeconfig = self._folder / f"{name}.kubeconfig"
@@ -248,17 +259,15 @@ class Team:
         found: list[Object] = (await self.bench.api.get(self.path(kind), labelSelector=kinds.OURS))["items"]
         return found
 
-    async def seen(self, kind: Kind, name: str, wanted: Callable[[Object], bool], *, seconds: float = 30) -> Object:
+    async def seen(self, kind: Kind, name: str, wanted: Callable[[Object], bool]) -> Object:
         """The object, once it is as wanted."""
         try:
-            return await seen(self.bench.api, self.path(kind, name), wanted, seconds=seconds)
+            return await seen(self.bench.api, self.path(kind, name), wanted)
         except TimeoutError:
             found = await self.get(kind, name)
             raise AssertionError(f"{yaml.safe_dump(found)}\n{self.bench.last_words()}") from None
 
-    async def condition(
-        self, name: str, kind: str, *, status: str = "", reason: str = "", seconds: float = 30
-    ) -> dict[str, Any]:
+    async def condition(self, name: str, kind: str, *, status: str = "", reason: str = "") -> dict[str, Any]:
         """A condition of a tenant, once it says this of the newest spec."""
 
         def as_wanted(tenant: Object) -> bool:
@@ -270,11 +279,11 @@ class Team:
                 and found["observedGeneration"] == tenant["metadata"]["generation"]
             )
 
-        found = condition_of(await self.seen(kinds.MEDIA_TENANT, name, as_wanted, seconds=seconds), kind)
+        found = condition_of(await self.seen(kinds.MEDIA_TENANT, name, as_wanted), kind)
         assert found is not None
         return found
 
-    async def act_as_kubelet(self, name: str, *, seconds: float = 30) -> None:
+    async def act_as_kubelet(self, name: str) -> None:
         """Says of the Deployment's pods what would be true if they ran, until all of them are of the newest shape."""
 
         async def rolled() -> bool:
@@ -291,7 +300,7 @@ class Team:
             counts = {status.get(count, 0) for count in ("replicas", "updatedReplicas", "availableReplicas")}
             return counts == {wanted} and status.get("observedGeneration") == new["metadata"]["generation"]
 
-        await until(rolled, seconds, self.bench.last_words)
+        await until(rolled, self.bench.last_words)
 
 
 def condition_of(tenant: Object, kind: str) -> dict[str, Any] | None:
@@ -330,10 +339,10 @@ async def bench(
                 backends.stop()
 
 
-async def until(look: Callable[[], Awaitable[bool]], seconds: float, otherwise: Callable[[], str]) -> None:
+async def until(look: Callable[[], Awaitable[bool]], otherwise: Callable[[], str]) -> None:
     """For what no watch tells: rows, buckets, processes."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(PATIENCE):
             while not await look():  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
             return

@@ -12,7 +12,6 @@ import json
 import secrets
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -28,6 +27,7 @@ import yaml
 from media_operator.local.processes import die_with_parent
 from tests.cluster.control_plane.certificates import Authority, write_key
 from tests.cluster.machine import slowness
+from tests.ports import free_port
 from tests.tools import build
 
 TOOLS = ("etcd", "kube-apiserver", "kube-controller-manager")
@@ -73,7 +73,7 @@ class ControlPlane:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._ports = _Ports(*_free_ports(4))
+        self._ports = _Ports(*(free_port() for _ in range(4)))
         self._token = secrets.token_urlsafe(24)
         self.url = f"https://127.0.0.1:{self._ports.apiserver}"
         self.kubeconfig = folder / "kubeconfig"
@@ -106,7 +106,7 @@ class ControlPlane:
 
     async def compact_etcd(self) -> None:
         """Forgets every older revision: a watch resumed from before gets 410 Gone, as after five busy minutes."""
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self._ports.etcd}") as etcd:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self._ports.etcd}", timeout=120) as etcd:
             status = (await etcd.post("/v3/maintenance/status", json={})).json()
             compacted = await etcd.post("/v3/kv/compaction", json={"revision": status["header"]["revision"]})
             compacted.raise_for_status()
@@ -317,15 +317,3 @@ class ControlPlane:
                 except httpx.TransportError:
                     pass
                 await asyncio.sleep(0.05)  # neither tells when it is ready
-
-
-def _free_ports(count: int) -> list[int]:
-    """All different: every socket stays bound until the last port is known."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()

@@ -6,7 +6,6 @@ import base64
 import contextlib
 import json
 import secrets
-import socket
 import subprocess
 import threading
 import time
@@ -25,6 +24,7 @@ from tests.cluster.node import images
 from tests.cluster.node.client import Client
 from tests.cluster.node.kind import Cluster
 from tests.cluster.node.waiting import wait_until
+from tests.ports import free_port
 from tests.tools import build
 
 PLATFORM = "media-system"
@@ -154,9 +154,7 @@ class Namespace:
     @contextlib.contextmanager
     def forwarded(self, service: str) -> Iterator[str]:
         """The Service's address on this machine."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         command = [*self._own, "port-forward", f"service/{service}", f"{port}:80"]
         base, forwarding = f"http://127.0.0.1:{port}", self._started(command)
 

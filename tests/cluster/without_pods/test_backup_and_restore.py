@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -34,6 +33,7 @@ from tests.cluster.control_plane.server import ControlPlane
 from tests.cluster.without_pods.test_operator import secret, settled
 from tests.integration.servers.api import eventually, preloaded_start
 from tests.integration.servers.api import upload as upload_to
+from tests.ports import free_port
 from tests.tools import build
 
 pytestmark = pytest.mark.control_plane
@@ -121,7 +121,7 @@ async def test_a_dump_and_copied_buckets_are_a_working_tenant_in_a_fresh_cluster
     await asyncio.sleep(2)
     assert await everything_of(fresh) == restored
     shell.run("kubectl get mediatenants --all-namespaces --output jsonpath='{range", "sh -e accept.sh")
-    await fresh.condition("acme", "ApiReady", reason="ApiStarting", seconds=60)
+    await fresh.condition("acme", "ApiReady", reason="ApiStarting")
     await fresh.act_as_kubelet(f"mt-{ID}")
     shell.run("kubectl wait mediatenants --all --all-namespaces --for=condition=A", "kubectl annotate mediatenants")
     await fresh.condition("acme", "DatabaseReady", status="True")
@@ -168,18 +168,16 @@ async def test_rows_restored_on_the_server_that_lost_them_are_the_tenants_again(
     await lost.bench.backends.sql("DROP DATABASE media WITH (FORCE)")
     await lost.bench.backends.sql("CREATE DATABASE media OWNER media")
     operator.start()
-    gone = await lost.condition("acme", "DatabaseReady", reason="DataMismatch", seconds=60)
+    gone = await lost.condition("acme", "DatabaseReady", reason="DataMismatch")
     assert "schema tenant_acme is new, but bucket media-acme belongs to another" in gone["message"]
     assert await run_sql(operator_url(lost.bench), "SELECT FROM pg_namespace WHERE nspname = 'tenant_acme'") == []
 
     shell.run("pg_restore")
-    back = await lost.condition("acme", "DatabaseReady", reason="DataMismatch", seconds=90)
-    await lost.seen(
-        kinds.MEDIA_TENANT, "acme", lambda it: "restored from a dump" in json.dumps(it["status"]), seconds=90
-    )
+    back = await lost.condition("acme", "DatabaseReady", reason="DataMismatch")
+    await lost.seen(kinds.MEDIA_TENANT, "acme", lambda it: "restored from a dump" in json.dumps(it["status"]))
     assert back["status"] == "False"
     shell.run("kubectl get mediatenants --all-namespaces --output jsonpath='{range", "sh -e accept.sh")
-    await lost.condition("acme", "DatabaseReady", status="True", seconds=60)
+    await lost.condition("acme", "DatabaseReady", status="True")
     async with serving(lost, token, tmp_path) as client:
         assert await download(client, letter) == LETTER
         await upload(client, b"Thank you.\n", "reply.txt")
@@ -336,8 +334,7 @@ async def published(team: Team, token: str) -> None:
 @asynccontextmanager
 async def serving(team: Team, token: str, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
     """The api as one of the tenant's pods would run it now, and a client of it."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     environment = await environment_of_a_pod(team, folder)
     # Of a pod these are its own address; here only this machine is to reach it.
     environment |= {f"MEDIA_API_{name}": "127.0.0.1" for name in ("HOST", "METRICS_HOST")}
@@ -345,7 +342,7 @@ async def serving(team: Team, token: str, folder: Path) -> AsyncIterator[httpx.A
     process = preloaded_start(environment, folder / "api.log")
     try:
         headers = {"Authorization": f"Bearer {token}"}
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=120) as client:
             try:
                 await eventually(lambda: is_ready(client))
             except TimeoutError:

@@ -1,17 +1,16 @@
 """The control plane for tests behaves like a real one, and fails on demand like a real one."""
 
 import asyncio
-import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.cluster.control_plane.api import Api, ApiError, gone, seen
+from tests.cluster.control_plane.api import PATIENCE, Api, ApiError, gone, seen
 from tests.cluster.control_plane.fault_proxy import FaultProxy
 from tests.cluster.control_plane.server import ControlPlane
-from tests.cluster.machine import slowness
+from tests.stopwatch import Stopwatch
 
 pytestmark = pytest.mark.control_plane
 
@@ -84,12 +83,12 @@ def job(name: str, **spec: Any) -> dict[str, Any]:
 
 async def test_it_is_ready_within_5_seconds_and_leaves_nothing(tmp_path: Path) -> None:
     another = ControlPlane(tmp_path / "another")
-    started = time.monotonic()
+    started = Stopwatch()
     async with another:
-        took = time.monotonic() - started
+        took = started.seconds()
         async with Api(another) as api:
             assert (await api.get("/version"))["gitVersion"].startswith("v1.")
-    assert took < 5 * slowness()
+    assert took < 5
     with pytest.raises(httpx.ConnectError):
         async with Api(another) as api:
             await api.get("/version")
@@ -183,7 +182,7 @@ async def test_what_an_object_owns_goes_with_it(api: Api, namespace: str) -> Non
 async def test_a_finished_job_goes_after_its_ttl_and_its_pod_with_it(api: Api, namespace: str) -> None:
     await api.create(jobs(namespace), job("short", ttlSecondsAfterFinished=1, backoffLimit=0))
     pods = f"/api/v1/namespaces/{namespace}/pods"
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         async for event in api.watch(pods, labelSelector="batch.kubernetes.io/job-name=short"):
             pod = f"{pods}/{event['object']['metadata']['name']}"
             break
@@ -215,7 +214,7 @@ async def test_a_restart_of_the_api_server_breaks_watches_and_loses_nothing(
     await control_plane.restart_apiserver()
 
     with pytest.raises(httpx.TransportError):
-        await asyncio.wait_for(watch, 10)
+        await asyncio.wait_for(watch, PATIENCE)
     assert (await api.get(f"{config_maps(namespace)}/before"))["metadata"]["name"] == "before"
     await api.create(config_maps(namespace), config_map("after"))
 
@@ -261,7 +260,7 @@ async def test_refusals_come_as_often_as_asked_for_and_as_the_server_words_them(
         faults.heal()
         assert len((await api.get(config_maps(namespace)))["items"]) == 2  # and the root certificates
 
-    async with httpx.AsyncClient(base_url=faults.url, verify=control_plane.trust()) as client:
+    async with httpx.AsyncClient(base_url=faults.url, verify=control_plane.trust(), timeout=120) as client:
         faults.answer(429, retry_after=3)
         assert (await client.get("/")).headers["Retry-After"] == "3"
 
@@ -300,7 +299,7 @@ async def test_the_audit_log_names_every_change_that_was_asked_for_and_by_whom(
             f"{each.verb} {each.code}" for each in control_plane.writes("admin", since=mark) if namespace in each.uri
         ]
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while len(written()) < 4:  # noqa: ASYNC110  an answer may be there a moment before its line
             await asyncio.sleep(0.01)
     assert written() == ["create 201", "create 409", "patch 200", "delete 200"]

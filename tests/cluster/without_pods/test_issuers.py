@@ -25,14 +25,14 @@ async def shared(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathF
 async def test_an_issuer_on_the_operators_own_machine_is_not_asked(shared: Bench, namespace: str, host: str) -> None:
     team, id_ = Team(shared, namespace), f"t{namespace.removeprefix('test-')}"
     await team.apply("acme", tenantId=id_, auth={"oidc": {"issuer": f"https://{host}"}})
-    said = await team.condition("acme", "ApiReady", reason="RunApiFailed", seconds=60)
+    said = await team.condition("acme", "ApiReady", reason="RunApiFailed")
     assert "has a loopback, link-local" in said["message"]
 
 
 async def test_an_issuer_is_asked_anew_when_the_declared_url_is_removed(shared: Bench, namespace: str) -> None:
     team, id_ = Team(shared, namespace), f"t{namespace.removeprefix('test-')}"
     await team.apply("acme", tenantId=id_, auth={"oidc": DECLARED})
-    await team.condition("acme", "ApiReady", reason="ApiStarting", seconds=60)
+    await team.condition("acme", "ApiReady", reason="ApiStarting")
     before = await team.get(kinds.DEPLOYMENT, f"mt-{id_}")
     assert before
     assert DECLARED["jwksUri"] in json.dumps(before["spec"])

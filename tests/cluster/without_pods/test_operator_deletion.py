@@ -9,6 +9,7 @@ from tests.cluster.control_plane.api import another_namespace, gone
 from tests.cluster.control_plane.fault_proxy import FaultProxy
 from tests.cluster.control_plane.operator_process import Bench, Replica, Team, condition_of, until
 from tests.cluster.without_pods.test_operator import cluster_id, settled, tenant_id
+from tests.stopwatch import Stopwatch
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.usefixtures("crd")]
 
@@ -26,8 +27,10 @@ async def delete(team: Team, name: str) -> None:
     await team.bench.api.delete(team.path(kinds.MEDIA_TENANT, name))
 
 
-async def is_gone(team: Team, name: str, seconds: float = 60) -> None:
-    await gone(team.bench.api, team.path(kinds.MEDIA_TENANT, name), seconds=seconds)
+async def is_gone(team: Team, name: str, within: float = 60) -> None:
+    deleted = Stopwatch()
+    await gone(team.bench.api, team.path(kinds.MEDIA_TENANT, name))
+    assert deleted.seconds() < within
 
 
 async def mark_of(bench: Bench, id_: str) -> str | None:
@@ -54,7 +57,7 @@ async def test_a_tenant_whose_namespace_was_finalized_by_force_is_left_alone(own
     operator.stop()
     await own.api.delete(f"/api/v1/namespaces/{namespace}")
     left = await team.seen(kinds.MEDIA_TENANT, "acme", lambda body: "deletionTimestamp" in body["metadata"])
-    await until(lambda: _has_no_children(team), 60, own.last_words)
+    await until(lambda: _has_no_children(team), own.last_words)
     forced = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}, "spec": {"finalizers": []}}
     await own.api.put(f"/api/v1/namespaces/{namespace}/finalize", forced)
     await gone(own.api, f"/api/v1/namespaces/{namespace}")
@@ -62,7 +65,7 @@ async def test_a_tenant_whose_namespace_was_finalized_by_force_is_left_alone(own
     assert await team.get(kinds.MEDIA_TENANT, "acme")
 
     operator.start()
-    await until(lambda: _said(operator, "namespace_gone"), 60, own.last_words)
+    await until(lambda: _said(operator, "namespace_gone"), own.last_words)
     for _ in range(2):  # meanwhile it works for others
         async with another_namespace(own.api) as elsewhere:
             await settled(Team(own, elsewhere), "acme", tenantId=tenant_id(elsewhere))
@@ -94,7 +97,7 @@ async def test_retain_keeps_the_data_and_takes_the_keys(working: Bench, namespac
     async def retired() -> bool:
         return " retained" in (await mark_of(working, id_) or "")
 
-    await until(retired, 20, working.last_words)
+    await until(retired, working.last_words)
     seen = await working.backends.buckets.observe(f"media-{id_}")
     assert seen.mark is not None
     assert seen.mark.retained
@@ -166,7 +169,7 @@ async def test_what_blocks_a_deletion_is_said_and_retain_is_the_way_out(own: Ben
     await settled(team, "acme", tenantId=id_, storage=DELETE)
     own.backends.s3.stop()
     await delete(team, "acme")
-    said = await team.condition("acme", "DeletionBlocked", status="True", reason="StoreUnreachable", seconds=60)
+    said = await team.condition("acme", "DeletionBlocked", status="True", reason="StoreUnreachable")
     assert "set spec.storage.deletionPolicy to Retain" in said["message"]
     await own.api.patch(team.path(kinds.MEDIA_TENANT, "acme"), RETAIN)
     await is_gone(team, "acme")
@@ -182,7 +185,7 @@ async def test_a_deletion_whose_policy_changed_unseen_deletes_nothing(
     put_objects(own, f"media-{id_}", 3)
     own.backends.s3.stop()
     await delete(team, "acme")
-    await team.condition("acme", "DeletionBlocked", status="True", reason="StoreUnreachable", seconds=60)
+    await team.condition("acme", "DeletionBlocked", status="True", reason="StoreUnreachable")
     unseen = faults.answer(500, r"GET .*/mediatenants\?")
     faults.cut_watches()
     await own.api.patch(team.path(kinds.MEDIA_TENANT, "acme"), RETAIN)
@@ -210,7 +213,7 @@ async def test_what_the_finalizer_of_somebody_else_holds_says_so(working: Bench,
             ready = condition_of(body, "Ready") or {}
             return ready.get("reason") == "Deleting" and "waits for example.com/audit" in ready["message"]
 
-        await team.seen(kinds.MEDIA_TENANT, name, is_said, seconds=60)
+        await team.seen(kinds.MEDIA_TENANT, name, is_said)
         assert (await mark_of(working, of) is None) is (policy == "Delete")
         await working.api.patch(team.path(kinds.MEDIA_TENANT, name), {"metadata": {"finalizers": None}})
         await is_gone(team, name, 10)
@@ -222,7 +225,7 @@ async def test_a_blocked_deletion_goes_on_when_the_store_is_back(own: Bench, nam
     await settled(team, "acme", tenantId=id_, storage=DELETE)
     own.backends.s3.stop()
     await delete(team, "acme")
-    await team.condition("acme", "DeletionBlocked", status="True", reason="StoreUnreachable", seconds=60)
+    await team.condition("acme", "DeletionBlocked", status="True", reason="StoreUnreachable")
     await own.backends.restart_s3()
     await is_gone(team, "acme", 120)
     assert not (await own.backends.buckets.observe(f"media-{id_}")).exists
@@ -237,7 +240,7 @@ async def test_objects_under_a_legal_hold_block_it_by_name(working: Bench, names
     client.put_object(Bucket=f"media-{id_}", Key=key, Body=b"x")
     client.put_object_legal_hold(Bucket=f"media-{id_}", Key=key, LegalHold={"Status": "ON"})
     await delete(team, "acme")
-    said = await team.condition("acme", "DeletionBlocked", status="True", reason="ObjectsLocked", seconds=60)
+    said = await team.condition("acme", "DeletionBlocked", status="True", reason="ObjectsLocked")
     assert key in said["message"]
     client.put_object_legal_hold(Bucket=f"media-{id_}", Key=key, LegalHold={"Status": "OFF"})
     await is_gone(team, "acme", 120)
@@ -249,7 +252,7 @@ async def test_a_namespace_goes_with_its_tenants(own: Bench, namespace: str) -> 
     await settled(team, "kept", tenantId=id_)
     await settled(team, "deleted", tenantId=f"{id_}d", storage=DELETE)
     await own.api.delete(f"/api/v1/namespaces/{namespace}")
-    await gone(own.api, f"/api/v1/namespaces/{namespace}", seconds=90)
+    await gone(own.api, f"/api/v1/namespaces/{namespace}")
     assert await mark_of(own, id_) is not None
     assert await mark_of(own, f"{id_}d") is None
 
@@ -269,7 +272,7 @@ async def test_without_an_operator_retain_lets_go_at_once_and_the_next_one_retir
     async def retired() -> bool:
         return " retained" in (await mark_of(own, id_) or "")
 
-    await until(retired, 40, own.last_words)
+    await until(retired, own.last_words)
     assert not await may_log_in(own, id_)
 
 

@@ -61,7 +61,7 @@ async def test_who_deletes_the_crd_deletes_nobodys_data(there: Bench, team: Team
 
     # The way out. Then the CRD goes, and what comes again under its name gets its data.
     await there.api.patch(team.path(kinds.MEDIA_TENANT, "held"), RETAIN)
-    await gone(there.api, CRD, seconds=60)
+    await gone(there.api, CRD)
     operator.process.wait(60)  # its watches have ended, and Kubernetes starts it again
     await install_crd(there.api)
     operator.start()
@@ -75,18 +75,18 @@ async def test_who_deletes_the_crd_deletes_nobodys_data(there: Bench, team: Team
 
 
 async def test_an_etcd_that_was_set_back_is_followed_and_nothing_is_deleted(there: Bench, team: Team) -> None:
-    operator, id_ = await there.operator(lease_seconds="40"), tenant_id(team.namespace)
+    operator, id_ = await there.operator(), tenant_id(team.namespace)
     await settled(team, "edited", tenantId=id_)
     await settled(team, "spared", tenantId=f"{id_}s", storage=DELETE)
     backup = await there.control_plane.back_up_etcd()
     await team.apply("edited", tenantId=id_, quota={"maxStorageMb": 31})
-    await team.condition("edited", "PolicyApplied", status="True", seconds=60)
+    await team.condition("edited", "PolicyApplied", status="True")
     await settled(team, "later", tenantId=f"{id_}l")
     renewed = (await there.api.get(LEASE))["spec"]["renewTime"]
     await seen(there.api, LEASE, lambda lease: lease["spec"]["renewTime"] > renewed)
     there.backends.s3.stop()
     await delete(team, "spared")
-    await team.condition("spared", "DeletionBlocked", status="True", reason="StoreUnreachable", seconds=60)
+    await team.condition("spared", "DeletionBlocked", status="True", reason="StoreUnreachable")
 
     await there.control_plane.restore_etcd(backup)
     await there.backends.restart_s3()
@@ -98,8 +98,8 @@ async def test_an_etcd_that_was_set_back_is_followed_and_nothing_is_deleted(ther
         policy = await there.backends.rows(id_, "SELECT max_bytes FROM usage")
         return policy != [(31 * 1024 * 1024,)] and " retained" in (await mark_of(there, f"{id_}l") or "")
 
-    await until(is_as_before, 60, there.last_words)
-    await team.condition("spared", "ApiReady", reason="ApiStarting", seconds=60)
+    await until(is_as_before, there.last_words)
+    await team.condition("spared", "ApiReady", reason="ApiStarting")
     assert (await there.backends.buckets.observe(f"media-{id_}s")).exists
     assert await mark_of(there, f"{id_}s") is not None
     spared = await team.get(kinds.MEDIA_TENANT, "spared")

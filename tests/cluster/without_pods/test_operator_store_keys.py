@@ -56,7 +56,7 @@ async def test_an_installation_changes_from_users_to_a_role_and_back(
     # A user of its own.
     first = await own.operator("first")
     await team.apply("acme", tenantId=id_, **SPEC)
-    await team.condition("acme", "ApiReady", reason="ApiStarting", seconds=120)
+    await team.condition("acme", "ApiReady", reason="ApiStarting")
     await team.act_as_kubelet(name)
     await team.condition("acme", "StoreKeyReady", reason="StoreKeyPresent")
     (user_key,) = await keys.observe(id_)
@@ -64,7 +64,7 @@ async def test_an_installation_changes_from_users_to_a_role_and_back(
 
     # The role. The user's key stays until the pods have rolled.
     second = await own.operator("second", **role)
-    made = held(await team.seen(kinds.SECRET, credentials, lambda new: FILE in new["data"], seconds=120))
+    made = held(await team.seen(kinds.SECRET, credentials, lambda new: FILE in new["data"]))
     session = session_in(made[FILE])
     assert session is not None
     assert (made[KEY_ID], await keys.observe(id_)) == (user_key, (user_key,))
@@ -92,7 +92,7 @@ async def test_an_installation_changes_from_users_to_a_role_and_back(
 
     # And back. Pods with a session go on with the new key, which has no end.
     third = await own.operator("third")
-    back = held(await team.seen(kinds.SECRET, credentials, lambda new: KEY_ID in new["data"], seconds=120))
+    back = held(await team.seen(kinds.SECRET, credentials, lambda new: KEY_ID in new["data"]))
     assert session_in(back[FILE]) is None
     assert json.loads(back[FILE])["AccessKeyId"] == back[KEY_ID]
     await team.condition("acme", "StoreKeyReady", reason="StoreKeyRotating")

@@ -137,13 +137,13 @@ class Terminal:
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self._seen.decode(errors="replace"))
 
     async def until(self, words: str) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while words not in self.shown:
                 self._more.clear()
                 await self._more.wait()
 
     async def end(self) -> int:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await self.process.wait()
 
 
@@ -190,7 +190,7 @@ async def test_a_file_goes_up_is_listed_comes_down_and_goes(api: Api, alice: Cli
     assert (alice.folder / "elsewhere" / "Grüße.bin").read_bytes() == data
 
     url = (await alice("url", media_id)).out.strip()
-    async with httpx.AsyncClient() as nobody:
+    async with httpx.AsyncClient(timeout=120) as nobody:
         assert (await nobody.get(url)).content == data
 
     assert (await alice("rm", media_id)).out == f"deleted\t{media_id}\n"
@@ -318,7 +318,8 @@ async def test_a_large_upload_whose_token_expires_goes_on_with_another_token(api
         return sending.returncode is not None or (network.most <= 0 and any(await uploads_of(api, len(data))))
 
     async def is_over() -> bool:
-        async with httpx.AsyncClient(base_url=api.base, headers={"Authorization": f"Bearer {expiring}"}) as client:
+        headers = {"Authorization": f"Bearer {expiring}"}
+        async with httpx.AsyncClient(base_url=api.base, headers=headers, timeout=120) as client:
             return (await client.get("/v1/usage")).status_code == 401
 
     async with line(api, Line()) as network:
@@ -328,7 +329,7 @@ async def test_a_large_upload_whose_token_expires_goes_on_with_another_token(api
             await eventually(is_stuck_or_ended)
             if sending.returncode is None:
                 break
-        await eventually(is_over, seconds=90)
+        await eventually(is_over)
         network.most = math.inf  # the request under way ends, and the next one is refused
         _, err = await sending.communicate()
         assert (sending.returncode, b"The token has expired; `source" in err) == (1, True), err
@@ -345,11 +346,11 @@ async def test_infected_content_is_a_failure_when_found_and_when_it_comes_again(
     waiting = await alice.start("upload", "--wait", file)
     sha256 = hashlib.sha256(data).hexdigest()
 
-    async def stored() -> bool:
-        return await api.store.head(f"tenant/{api.tenant.tenant_id}/{sha256}") is not None
+    async def is_to_be_scanned() -> bool:
+        query = "SELECT 1 AS found FROM job WHERE kind = 'scan' AND payload ->> 'sha256' = %s"
+        return bool(await api.database.call(query, (sha256,)))
 
-    await eventually(stored)
-    await asyncio.sleep(0.2)  # the bytes come before the row; the scan job comes with the row
+    await eventually(is_to_be_scanned)
     await api.verdict(sha256, "infected")
     out, _ = await waiting.communicate()
     assert waiting.returncode == 1
@@ -535,7 +536,7 @@ async def test_watch_says_that_it_waits_for_a_file_that_nobody_showed_it(api: Ap
     walt = Cli(api, api.token("walt"), tmp_path)
     process = await walt.start("watch", "--file", media_id)
     assert process.stderr is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         said = (await process.stderr.readline()).decode()
     assert said == f"mediactl: there is no file {media_id} that you may see; waiting for one\n"
     process.send_signal(signal.SIGINT)

@@ -128,7 +128,7 @@ async def test_a_url_of_the_api_ends_with_the_file(api: Api, media: AsyncClient)
     sent = await media.upload(secrets.token_bytes(9), filename="a.bin")
     await api.verdict(sent["sha256"])
     [signed] = await media.sign([sent["media_id"]], via="api", expires_in=60)
-    async with httpx.AsyncClient() as nobody:
+    async with httpx.AsyncClient(timeout=120) as nobody:
         assert (await nobody.get(signed["url"] or "")).status_code == 200
         await media.delete(sent["media_id"])
         assert (await nobody.get(signed["url"] or "")).status_code == 404

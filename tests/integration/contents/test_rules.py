@@ -290,7 +290,7 @@ async def _somebody_waits(database: Database) -> None:
 
 
 async def _until(database: Database, who: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             rows = await database.call(
                 f"SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND {who}",  # type: ignore[arg-type]  # noqa: S608 (ours)

@@ -91,7 +91,7 @@ def test_a_killed_server_starts_again_with_its_data_at_the_same_address(folder: 
         assert server.pid is not None
         process = psutil.Process(server.pid)
         process.kill()
-        process.wait(10)
+        process.wait(60)
         assert not server.running
         server.start()
         assert server.admin_url == url
@@ -121,7 +121,7 @@ def test_a_killed_server_starts_again_once_its_last_session_has_ended(
             assert server.pid is not None
             process = psutil.Process(server.pid)
             process.kill()
-            process.wait(10)
+            process.wait(60)
         with ThreadPoolExecutor() as pool:
             starting = pool.submit(server.start)
             while "shared memory block" not in server.log.read_text():
@@ -154,7 +154,8 @@ def test_the_server_dies_with_whoever_started_it_and_the_next_one_takes_over(fol
     starter.wait()
     with EmbeddedPostgres(folder, durable=False) as server:  # at once: the old one may still be shutting down
         assert ask(server.admin_url, "SELECT 1") == 1
-        assert not server_process.is_running() or server_process.status() == psutil.STATUS_ZOMBIE
+        with contextlib.suppress(psutil.NoSuchProcess):
+            assert server_process.status() == psutil.STATUS_ZOMBIE
         assert not Path(sockets).exists()
 
 

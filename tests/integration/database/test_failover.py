@@ -26,6 +26,7 @@ from tests.integration.servers.failing_over import (
     restore,
     server_that_may_fail,
 )
+from tests.stopwatch import Stopwatch
 
 PATIENT = 12.0
 """Seconds after the start of the new primary within which all requests succeed again."""
@@ -58,14 +59,16 @@ def tenant_of_primary(primary: EmbeddedPostgres) -> Iterator[str]:
 
 
 async def ready(api: Api) -> int:
-    async with httpx.AsyncClient(base_url=api.base, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=api.base, timeout=120) as client:
         return (await client.get("/readyz")).status_code
 
 
 async def until(api: Api, status: int) -> None:
-    async with asyncio.timeout(PATIENT):
+    waiting = Stopwatch()
+    async with asyncio.timeout(120):
         while await ready(api) != status:
             pass
+    assert waiting.seconds() < PATIENT
 
 
 async def sent(client: httpx.AsyncClient, data: bytes) -> httpx.Response:
@@ -127,7 +130,9 @@ async def test_a_write_finds_the_new_primary_also_where_nobody_asks_for_readines
         await caught_up(primary, standby)
         await promote(standby)
         service.lead_to(standby)
-        await eventually(lambda: _is(statuses, 201), PATIENT)
+        promoted = Stopwatch()
+        await eventually(lambda: _is(statuses, 201))
+        assert promoted.seconds() < PATIENT
         await restore(primary)
     assert set(statuses) == {201, 503}
 
@@ -148,7 +153,9 @@ async def test_with_all_hosts_in_the_url_the_one_that_takes_writes_is_found(
         await eventually(lambda: _is(statuses, 503))
         assert await ready(api) == 503  # the standby is there, and takes no writes
         await promote(standby)
-        await eventually(lambda: _is(statuses, 201), PATIENT)
+        promoted = Stopwatch()
+        await eventually(lambda: _is(statuses, 201))
+        assert promoted.seconds() < PATIENT
         assert await ready(api) == 200
         primary.start()
     assert set(statuses) == {201, 503}
@@ -214,10 +221,10 @@ async def test_a_server_that_vanished_makes_the_api_unready_in_time_and_not_for_
         service.silent = True
         answered = 200
         while answered == 200:
-            began = time.monotonic()
+            began = Stopwatch()
             answered = await ready(api)
         assert answered == 503
-        assert time.monotonic() - began < 6.5  # Kubernetes waits for 6
+        assert began.seconds() < 6.5  # Kubernetes waits for 6
         service.silent = False
         service.cut()
         await until(api, 200)

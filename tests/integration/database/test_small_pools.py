@@ -35,6 +35,7 @@ from tests.integration.acting import upload as upload_to
 from tests.integration.servers.api import Api, serving, upload
 from tests.integration.servers.clamd import settings_for
 from tests.integration.tenancy import GENEROUS, MIB, TenantDatabase
+from tests.stopwatch import Stopwatch
 
 CLIENTS = 8
 
@@ -83,10 +84,10 @@ async def everything(api: Api, number: int) -> list[int]:
 
 
 async def test_eight_clients_do_everything_over_one_connection(api: Api) -> None:
-    began = time.monotonic()
+    began = Stopwatch()
     statuses = await asyncio.gather(*(everything(api, number) for number in range(CLIENTS)))
     assert {status for each in statuses for status in each} <= {200, 201, 202, 204}, statuses
-    assert time.monotonic() - began < 60
+    assert began.seconds() < 60
 
 
 async def test_streams_that_wait_hold_no_connection(api: Api) -> None:
@@ -112,12 +113,12 @@ async def test_readiness_goes_before_those_who_wait_for_a_connection(api: Api) -
     enough = asyncio.Event()
     loading = [asyncio.create_task(load(number, enough)) for number in range(CLIENTS * 3)]
     try:
-        async with httpx.AsyncClient(base_url=api.base, timeout=30) as kubelet:
+        async with httpx.AsyncClient(base_url=api.base, timeout=120) as kubelet:
             started = time.monotonic()
             while time.monotonic() - started < 2.5:  # its answer may be a second old
-                began = time.monotonic()
+                began = Stopwatch()
                 assert (await kubelet.get("/readyz")).status_code == 200
-                assert time.monotonic() - began < 3
+                assert began.seconds() < 3
     finally:
         enough.set()
         await asyncio.gather(*loading)

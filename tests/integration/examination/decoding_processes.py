@@ -1,6 +1,7 @@
 """The processes in which decoding happens, as the kernel shows them."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import psutil
@@ -15,11 +16,11 @@ class Processes:
 
     @property
     def zygotes(self) -> list[psutil.Process]:
-        return [process for process in self._new() if process.ppid() == self._owner.pid]
+        return [process for process, parent in self._new() if parent == self._owner.pid]
 
     @property
     def children(self) -> list[psutil.Process]:
-        return [process for process in self._new() if process.ppid() != self._owner.pid]
+        return [process for process, parent in self._new() if parent != self._owner.pid]
 
     @property
     def child(self) -> psutil.Process:
@@ -31,12 +32,18 @@ class Processes:
         zygotes: int,
         children: int,
     ) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (len(self.zygotes), len(self.children)) != (zygotes, children):  # noqa: ASYNC110 - no event to wait for
                 await asyncio.sleep(0.02)
 
-    def _new(self) -> list[psutil.Process]:
-        return [process for process in self._decoding() if process.pid not in self._before]
+    def _new(self) -> list[tuple[psutil.Process, int]]:
+        """Each with the id of its parent."""
+        new = []
+        for process in self._decoding():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                if process.pid not in self._before:
+                    new.append((process, process.ppid()))
+        return new
 
     def _decoding(self) -> list[psutil.Process]:
         return [process for process in self._owner.children(recursive=True) if _decodes(process)]

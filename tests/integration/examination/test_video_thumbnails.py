@@ -2,8 +2,13 @@
 
 import base64
 import struct
+from datetime import timedelta
+from typing import Any
+
+import pytest
 
 from media_core.database import Database
+from media_core.decoding import DecodingFailed
 from media_core.decoding.pool import DecodingPool
 from media_core.items.library import Library
 from media_core.jobs.queue import Queue
@@ -20,7 +25,8 @@ from tests.integration.acting import upload
 
 async def worked_through(uploads: Uploads, library: Library, decoding_pool: DecodingPool) -> None:
     database, store = uploads.database, uploads.store
-    work = Work(database, Queue(database), library, store, decoding_pool, PolicyReader(database))
+    queue = Queue(database, retry_base=timedelta(0))
+    work = Work(database, queue, library, store, decoding_pool, PolicyReader(database))
     settings = DrainSettings(lease_seconds=30, linger_seconds=0.05, poll_seconds=0.01)
     await Drain("thumbnail", make_video_thumbnail, work, settings).run()
 
@@ -50,3 +56,29 @@ async def test_a_films_thumbnail_brings_its_thumbhash_and_its_shape(
     assert (row.width, row.height, row.thumbnail_status) == (1_024, 576, "ready")
     assert 5 < len(base64.b64decode(row.details["thumbhash"], validate=True)) < 30
     assert (await folder_store.read(thumbnail_key(library.tenant_id, uploaded.sha256), 0, 4)) == b"RIFF"
+
+
+@pytest.mark.parametrize("code", ["crashed", "timeout"])
+@pytest.mark.parametrize(("times", "status"), [(1, "ready"), (2, "failed")])
+async def test_a_film_is_decoded_once_more_where_the_machine_may_be_the_cause(
+    uploads: Uploads,
+    database: Database,
+    library: Library,
+    decoding_pool: DecodingPool,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
+    times: int,
+    status: str,
+) -> None:
+    uploaded = await upload(uploads, media.film(1), filename="film.mp4")
+    failures, run = [code] * times, decoding_pool.run
+
+    async def failing(*order: Any, **arguments: Any) -> Any:
+        if failures:
+            raise DecodingFailed(failures.pop(), "no answer")
+        return await run(*order, **arguments)
+
+    monkeypatch.setattr(decoding_pool, "run", failing)
+    await worked_through(uploads, library, decoding_pool)
+    query = "SELECT thumbnail_status FROM blob WHERE sha256 = %s"
+    assert await database.call(query, (uploaded.sha256,)) == [(status,)]

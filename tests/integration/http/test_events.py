@@ -45,7 +45,7 @@ class Stream:
         raise AssertionError("the stream has ended")
 
     async def take(self, count: int) -> list[tuple[str, str, dict[str, Any]]]:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             return [await self.next() for _ in range(count)]
 
 
@@ -182,7 +182,7 @@ async def test_a_stream_says_that_it_is_alive_also_while_only_others_files_chang
         begin = await anext(ids)
         busy = asyncio.create_task(_uploads_for_ever(other))
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while await anext(ids) == begin:
                     pass
         finally:
@@ -203,7 +203,7 @@ async def test_a_stream_tells_nothing_of_a_tenant_that_was_suspended_meanwhile(f
             await stream.lines.__anext__()  # it listens
             await fresh_api.apply(replace(GENEROUS, suspended=True))
             await fresh_api.library.contents.delete_item(one["media_id"])
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 assert [line async for line in stream.lines if line.startswith("data")] == []
 
 
@@ -257,7 +257,7 @@ async def test_a_stream_ends_with_the_process_and_while_nobody_listens_the_datab
 
 async def _until_nothing_is_asked(api: Api) -> None:
     """The feed notices that its last listener has left when it is asked to look again."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             await api.database.call(
                 "INSERT INTO event (type, media_id, owner, data) VALUES ('stored', 'x', %s, '{}')", (CANARY,)

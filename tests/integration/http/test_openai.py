@@ -43,13 +43,13 @@ async def _nothing_is_queued(api: Api) -> None:
 @asynccontextmanager
 async def client_of(api: Api, **claims: Any) -> AsyncIterator[openai.AsyncOpenAI]:
     token = api.token(**claims)
-    async with openai.AsyncOpenAI(api_key=token, base_url=f"{api.base}/v1", max_retries=0, timeout=30) as client:
+    async with openai.AsyncOpenAI(api_key=token, base_url=f"{api.base}/v1", max_retries=0, timeout=120) as client:
         yield client
 
 
 async def next_lease(api: Api) -> Lease:
     queue = Queue(api.database)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (lease := await queue.lease("transcribe", worker="test", seconds=60)) is None:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     return lease
@@ -125,7 +125,7 @@ async def test_a_stream_has_a_delta_for_each_segment_and_then_the_text(api: Api)
 async def test_a_silent_stream_says_that_it_is_alive(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openai_audio, "KEEP_ALIVE_SECONDS", 0.1)
     asked = {"files": {"file": FILE}, "data": {"stream": "true"}}
-    async with api.client() as client, client.stream("POST", TRANSCRIPTIONS, timeout=30, **asked) as answer:
+    async with api.client() as client, client.stream("POST", TRANSCRIPTIONS, timeout=120, **asked) as answer:
         lines = answer.aiter_lines()
         assert [await anext(lines) for _ in range(4)] == [": still here", ""] * 2
         lease = await next_lease(api)
@@ -155,7 +155,7 @@ def watches(monkeypatch: pytest.MonkeyPatch) -> set[JobWatch]:
 
 async def nothing_is_watched(watches: set[JobWatch]) -> None:
     (watch,) = watches
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while watch._watched:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
@@ -164,7 +164,7 @@ async def test_the_job_of_a_client_that_goes_away_goes_on_and_nothing_waits_for_
     api: Api, watches: set[JobWatch]
 ) -> None:
     async with api.client() as client:
-        asking = asyncio.ensure_future(client.post(TRANSCRIPTIONS, files={"file": FILE}, timeout=30))
+        asking = asyncio.ensure_future(client.post(TRANSCRIPTIONS, files={"file": FILE}, timeout=120))
         lease = await next_lease(api)
         asking.cancel()
     await nothing_is_watched(watches)
@@ -193,7 +193,7 @@ async def test_the_job_of_a_stream_that_its_client_cuts_goes_on_and_nothing_wait
 
 async def test_a_stream_whose_job_vanishes_ends_with_an_error(api: Api) -> None:
     asked = {"files": {"file": FILE}, "data": {"stream": "true"}}
-    async with api.client() as client, client.stream("POST", TRANSCRIPTIONS, timeout=30, **asked) as answer:
+    async with api.client() as client, client.stream("POST", TRANSCRIPTIONS, timeout=120, **asked) as answer:
         lease = await next_lease(api)
         async with api.database.transaction() as tx:
             await tx.execute("DELETE FROM job WHERE job_id = %(job_id)s", {"job_id": lease.job_id})

@@ -245,7 +245,7 @@ async def test_head_works_wherever_get_does_and_allow_names_every_method(api: Ap
                 assert (head.status_code, head.content) == (whole.status_code, b""), path
                 if template not in ("/v1/media/uploads/{upload_id}", "/readyz", "/v1/media/signed/{media_id}"):
                     assert head.headers.get("content-length") == whole.headers.get("content-length"), path
-        async with asyncio.timeout(20):  # the job is queued: the stream of a GET would go on
+        async with asyncio.timeout(60):  # the job is queued: the stream of a GET would go on
             head = await client.head(f"/v1/jobs/{ids['job_id']}/events")
         assert (head.status_code, head.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
         assert (await client.get("/v1/usage")).status_code == 200

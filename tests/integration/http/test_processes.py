@@ -1,6 +1,7 @@
 """One port served by several processes: together they are one api."""
 
 import asyncio
+import contextlib
 import signal
 from pathlib import Path
 
@@ -96,12 +97,18 @@ async def test_sigterm_ends_all_of_them_and_exits_0(postgres: EmbeddedPostgres, 
 
 async def test_no_process_outlives_a_parent_that_was_killed(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
     async with process(postgres, tmp_path, **TWO) as api:
-        pids = [child.pid for child in children(api)]
+        orphans = children(api)
         assert api.process is not None
         api.process.send_signal(signal.SIGKILL)
         await ended(api)
 
         async def gone() -> bool:
-            return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids)
+            return not any(is_alive(orphan) for orphan in orphans)
 
         await eventually(gone)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return str(process.status()) != psutil.STATUS_ZOMBIE
+    return False

@@ -24,7 +24,7 @@ async def wakeups(postgres: EmbeddedPostgres) -> AsyncIterator[Wakeups]:
 
 
 async def test_a_queued_job_wakes_with_its_schema(wakeups: Wakeups, database: Database) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await wakeups.get() is None
         async with database.transaction() as tx:
             await enqueue(tx, "scan", {"sha256": "0" * 64})
@@ -33,7 +33,7 @@ async def test_a_queued_job_wakes_with_its_schema(wakeups: Wakeups, database: Da
 
 
 async def test_a_job_that_was_rolled_back_wakes_nobody(wakeups: Wakeups, database: Database) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await wakeups.get() is None
         with pytest.raises(ZeroDivisionError):
             async with database.transaction() as tx:
@@ -48,7 +48,7 @@ async def test_a_job_that_was_rolled_back_wakes_nobody(wakeups: Wakeups, databas
 async def test_a_listener_that_lost_its_connection_looks_everywhere_when_it_is_back(
     wakeups: Wakeups, postgres: EmbeddedPostgres
 ) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert await wakeups.get() is None
         url = postgres.admin_url.replace("+psycopg", "")
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as admin:

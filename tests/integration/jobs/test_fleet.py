@@ -21,8 +21,10 @@ from media_operator.backends.databases import Databases
 from media_operator.jobs.dispatch import FleetDispatcher, Running, TenantQueue, listen
 from media_operator.local.postgres import EmbeddedPostgres
 from media_operator.settings import DatabaseSettings
+from tests.cluster.machine import slowness
 from tests.integration.servers.api import new_tenant
 from tests.integration.tenancy import TenantDatabase
+from tests.stopwatch import Stopwatch
 
 LIMITS = {"scan": 4, "transcribe": 2, "thumbnail": 2}
 
@@ -107,7 +109,7 @@ async def dispatching(postgres: EmbeddedPostgres, fleet: Fleet) -> AsyncIterator
 
     tasks = [asyncio.create_task(dispatcher.run()), asyncio.create_task(listen(lambda: postgres.admin_url, wake))]
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await listening.wait()
             await fleet.looked.wait()
         yield dispatcher
@@ -136,14 +138,14 @@ async def test_a_queued_job_has_its_worker_at_once(
         took = []
         for tenant in tenants * 3:
             fleet.sees.clear()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 committed = await queue(tenant, kind="transcribe")
                 schema, made = await fleet.jobs.made.get()
             assert schema == tenant.schema
             took.append(made - committed)
             lease = await lease_one(tenant)
             assert lease is not None
-    assert statistics.median(took) < 0.3, took  # one may meet what else the machine does
+    assert statistics.median(took) < 0.3 * slowness(), took  # one may meet what else the machine does
 
 
 async def lease_one(tenant: TenantDatabase, kind: str = "transcribe") -> str | None:
@@ -191,10 +193,11 @@ async def test_a_tenant_that_locks_its_queue_keeps_nobody_waiting(
         with contextlib.suppress(ZeroDivisionError):
             async with database.transaction() as tx:
                 await tx.execute("LOCK TABLE job")
-                committed = await queue(second)
-                async with asyncio.timeout(5):
-                    schema, made = await fleet.jobs.made.get()
+                await queue(second)
+                committed = Stopwatch()
+                async with asyncio.timeout(60):
+                    schema, _ = await fleet.jobs.made.get()
+                assert committed.seconds() < 2
                 raise ZeroDivisionError
         await database.aclose()
     assert schema == second.schema
-    assert made - committed < 2

@@ -16,7 +16,7 @@ class Replica:
     ages: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     async def get(self, path: str) -> httpx.Response:
-        async with httpx.AsyncClient(base_url=self.url) as client:
+        async with httpx.AsyncClient(base_url=self.url, timeout=120) as client:
             return await client.get(path)
 
 

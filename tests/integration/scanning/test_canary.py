@@ -1,7 +1,6 @@
 """The test virus on a tenant's own path: PostgreSQL, versitygw, the queue, a worker's scan and clamd, all real."""
 
 import secrets
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -38,6 +37,7 @@ from tests.integration.servers import s3_servers
 from tests.integration.servers.clamd import LIMITS, settings_for
 from tests.integration.servers.s3_servers import S3Server
 from tests.integration.tenancy import ADMIN, ALICE, GENEROUS, TenantDatabase
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +109,7 @@ def working(clamd: ClamdAddress) -> ClamdSettings:
 @pytest.fixture
 def nowhere() -> ClamdSettings:
     """A clamd that is down."""
-    with socket.socket() as closed_port:
-        closed_port.bind(("127.0.0.1", 0))
-        return ClamdSettings(port=closed_port.getsockname()[1])
+    return ClamdSettings(port=free_port())
 
 
 async def test_a_canary_that_is_found_leaves_nothing_but_its_record(tenant: Tenant, working: ClamdSettings) -> None:

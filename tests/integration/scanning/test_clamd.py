@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import os
 import signal
-import socket
 import sys
 import time
 import zipfile
@@ -42,6 +41,8 @@ from tests.integration.servers.clamd import (
     zipped,
 )
 from tests.integration.tenancy import MIB
+from tests.ports import free_port
+from tests.stopwatch import Stopwatch
 
 TEXT = b"An ordinary text of some length. " * 1000
 
@@ -300,12 +301,10 @@ async def test_a_cancelled_scan_ends_at_once_and_closes_the_stream(clamd: ClamdA
 
 
 async def test_without_clamd_there_is_no_verdict() -> None:
-    with socket.socket() as closed_port:
-        closed_port.bind(("127.0.0.1", 0))
-        address = ClamdAddress("127.0.0.1", closed_port.getsockname()[1], "local")
-        await refused(scan(address, TEXT))
-        with pytest.raises(Unavailable):
-            await Clamd(settings_for(address)).ping()
+    address = ClamdAddress("127.0.0.1", free_port(), "local")
+    await refused(scan(address, TEXT))
+    with pytest.raises(Unavailable):
+        await Clamd(settings_for(address)).ping()
 
 
 @pytest.mark.parametrize("content", [EICAR, TEXT, zipped(EICAR)], ids=["plain", "text", "zip"])
@@ -454,7 +453,7 @@ class Front:
 async def between(clamd: ClamdAddress, there: Relay, back: Relay) -> AsyncIterator[Clamd]:
     """A client that has scanned once through a proxy in front of the real clamd. Then the proxy becomes faulty."""
     async with Front(clamd) as front:
-        client = Clamd(settings_for(front.address, reply_timeout=0.5))
+        client = Clamd(settings_for(front.address))
         assert (await client.scan(chunks(TEXT), len(TEXT))).status == "clean"
         await front.break_with(there, back)
         yield client
@@ -518,6 +517,8 @@ async def test_a_clamd_that_stalls_or_breaks_off_decides_nothing(
 ) -> None:
     """It may be this content's fault, so it counts as an attempt."""
     async with between(clamd, there, back) as client:
+        (connection,) = client._idle
+        connection.session._reply_timeout = 0.5
         content = bytes(size)
         with pytest.raises(Unfinished) as caught:
             await client.scan(content if size < SMALL_BYTES else chunks(content), size)
@@ -543,7 +544,7 @@ async def test_a_reply_that_nobody_asked_for_ends_the_connection(clamd: ClamdAdd
 
 async def test_what_clamd_says_before_all_was_sent_is_heard_though_it_takes_nothing_more(clamd: ClamdAddress) -> None:
     """clamd does not close the connection either."""
-    async with Front(clamd) as front, asyncio.timeout(20):
+    async with Front(clamd) as front, asyncio.timeout(60):
         client = Clamd(settings_for(front.address))
         assert (await client.scan(TEXT, len(TEXT))).status == "clean"
         (first,) = front.sent
@@ -627,7 +628,7 @@ async def test_a_scan_that_is_cancelled_takes_no_verdict_from_the_others_of_its_
 
 
 async def test_what_is_slow_delays_no_other_verdict(clamd: ClamdAddress) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         client = Clamd(settings_for(clamd, at_once=3))
         never, begun = asyncio.Event(), asyncio.Semaphore(0)
 
@@ -672,7 +673,7 @@ async def test_who_waits_for_the_test_virus_behind_something_slow_is_scanned_aga
 async def test_an_idle_connection_is_given_back(clamd: ClamdAddress, monkeypatch: pytest.MonkeyPatch) -> None:
     """clamd limits connections, idle ones included, and others may need one."""
     monkeypatch.setattr(clamd_client, "IDLE_SECONDS", 0.05)
-    async with Front(clamd) as front, asyncio.timeout(20):
+    async with Front(clamd) as front, asyncio.timeout(60):
         client = Clamd(settings_for(front.address, at_once=1))
         assert (await client.scan(TEXT, len(TEXT))).status == "clean"
         await front.ended.wait()
@@ -734,11 +735,12 @@ async def test_when_clamd_does_not_answer_all_that_wait_for_it_are_told_at_once(
     client = Clamd(settings_for(own_clamd.address, connect_timeout=0.5, at_once=2))
     process.suspend()
     try:
-        began = time.monotonic()
+        began = Stopwatch()
         await asyncio.gather(*(refused(client.scan(TEXT, len(TEXT))) for _ in range(50)))
-        assert time.monotonic() - began < 5
+        assert began.seconds() < 5
     finally:
         process.resume()
+    client._settings.connect_timeout = 60
     assert (await client.scan(TEXT, len(TEXT))).status == "clean"
 
 
@@ -814,7 +816,7 @@ async def test_a_killed_clamd_is_started_again_on_its_port(own_clamd: EmbeddedCl
     client = Clamd(settings_for(own_clamd.address))
     assert own_clamd.pid is not None
     os.kill(own_clamd.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while True:
         try:
             await client.ping()
@@ -852,7 +854,7 @@ async def test_clamd_keeps_to_its_folder_and_leaves_nothing_unpacked(own_clamd: 
     assert own_clamd.pid is not None
     written = [Path(file.path) for file in psutil.Process(own_clamd.pid).open_files() if file.mode != "r"]
     assert all(path.is_relative_to(tmp_path / "clamd") for path in written)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while list((tmp_path / "clamd" / "temporary").iterdir()):  # noqa: ASYNC110  # it cleans up right after it has answered
             await asyncio.sleep(0.01)
 

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -35,6 +34,7 @@ from media_workers.settings import ClamdSettings, DrainSettings
 from tests.integration.acting import upload
 from tests.integration.servers.clamd import LIMITS, encrypted_zip, settings_for, zipped
 from tests.integration.tenancy import ADMIN, ALICE, GENEROUS, TenantDatabase
+from tests.ports import free_port
 from tests.preloaded import WORKERS, Program
 
 NEW_VIRUS = b"a text that only tomorrow's signatures know"
@@ -500,9 +500,7 @@ async def test_a_rescan_that_is_done_exits_0_and_says_how_many(
 
 
 async def test_a_dependency_that_is_away_is_exit_75(workers: Processes, database: Database) -> None:
-    with socket.socket() as closed_port:
-        closed_port.bind(("127.0.0.1", 0))
-        port = closed_port.getsockname()[1]
+    port = free_port()
     status, said = await workers.run("rescan", MEDIA_CLAMD_PORT=str(port))
     assert (status, '"dependency": "clamd"' in said) == (75, True), said
     nowhere = f"postgresql+psycopg://a:b@127.0.0.1:{port}/c"
@@ -532,7 +530,7 @@ async def test_a_worker_that_is_told_to_end_hands_its_jobs_back_and_exits_0(
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     process = workers.start("scan", **at(ClamdSettings(host=host, port=port, connect_timeout=5)))
-    await asyncio.wait_for(taken.wait(), 20)
+    await asyncio.wait_for(taken.wait(), 60)
     process.send_signal(signal.SIGTERM)
     status, said = await workers.end(process)
     server.close()

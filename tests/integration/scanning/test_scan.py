@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 from collections.abc import AsyncGenerator, Iterable
 from datetime import timedelta
 from pathlib import Path
@@ -32,6 +31,7 @@ from tests.fixtures.media import photo
 from tests.integration.acting import upload, usage
 from tests.integration.servers.clamd import LIMITS, MARKER, encrypted_zip, nested, settings_for, zipped
 from tests.integration.tenancy import ADMIN, ALICE, BOB
+from tests.ports import free_port
 
 TEXT = b"An ordinary text."
 
@@ -52,9 +52,7 @@ def scanner(clamd: ClamdAddress) -> Scanner:
 @pytest.fixture
 def nowhere() -> ClamdSettings:
     """A clamd that is down."""
-    with socket.socket() as closed_port:
-        closed_port.bind(("127.0.0.1", 0))
-        return ClamdSettings(port=closed_port.getsockname()[1])
+    return ClamdSettings(port=free_port())
 
 
 async def drain(scanner: Scanner, work: Work, tries: int = 1000) -> int:
@@ -163,7 +161,7 @@ async def test_many_large_files_keep_neither_a_small_one_nor_another_worker_wait
     monkeypatch.setattr(work.store, "stream", slow)
     worker = Drain("scan", Scanner(settings), work, DrainSettings(poll_seconds=0.02), at_once=16)
     working = asyncio.create_task(worker.run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(streaming) < settings.at_once - 1:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         small = [await upload(uploads, TEXT + b"%d" % number) for number in range(20)]
@@ -350,7 +348,7 @@ async def test_a_worker_that_is_told_to_end_around_the_moment_it_writes_loses_no
         return held
 
     monkeypatch.setattr(work.library.contents, "record_verdicts", told_to_end)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await worker.run()
     async with work.database.transaction() as tx:
         left = [tuple(row) for row in await tx.execute("SELECT status, lease_token FROM job")]

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import hashlib
 import io
-import socket
 import tarfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,6 +16,7 @@ from media_operator.backends import scanner_version
 from media_operator.backends.scanner_version import ScannerVersion
 from media_operator.local.clamd import HOW_TO_INSTALL, ClamdAddress, EmbeddedClamd
 from tests.integration.servers.clamd import LIMITS
+from tests.ports import free_port
 
 DAY = 86400
 
@@ -116,13 +116,10 @@ async def test_a_clamd_that_accepts_and_stays_silent_is_down(monkeypatch: pytest
 @pytest.mark.parametrize("host", ["clamd.invalid", "x" * 64 + ".invalid", "127.0.0.1"])
 async def test_it_goes_on_asking_where_nobody_answers(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scanner_version, "ASK_AGAIN_SECONDS", 0.01)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    scanner = ScannerVersion(host, port)
+    scanner = ScannerVersion(host, free_port())
     asking = asyncio.create_task(scanner.run())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while scanner.up is None:  # noqa: ASYNC110  # it tells nobody
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)

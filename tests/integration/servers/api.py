@@ -46,6 +46,7 @@ from tests.integration.acting import verdict
 from tests.integration.servers.migrating import empty_tables, make_tables, shape
 from tests.integration.servers.postgres_folder import CopiedPostgres, postgres_folder
 from tests.integration.tenancy import GENEROUS, TenantDatabase
+from tests.ports import free_port
 from tests.preloaded import API, Program
 
 _HAS_VERDICT = """
@@ -113,7 +114,7 @@ class Api:
         if subject == "root":
             claims = {"scopes": ["admin"], "rooms": ALL, **claims}
         headers = {"Authorization": f"Bearer {self.token(subject, **claims)}"}
-        return httpx.AsyncClient(base_url=self.base, headers=headers, timeout=30, verify=_NO_TLS)
+        return httpx.AsyncClient(base_url=self.base, headers=headers, timeout=120, verify=_NO_TLS)
 
     async def apply(self, changed: Policy) -> None:
         """Applies a policy, as the operator does, and waits until it takes effect."""
@@ -165,7 +166,7 @@ class Api:
 
 def anybody(base: str = "") -> httpx.AsyncClient:
     """An HTTP client without a token."""
-    return httpx.AsyncClient(base_url=base, timeout=30, verify=_NO_TLS)
+    return httpx.AsyncClient(base_url=base, timeout=120, verify=_NO_TLS)
 
 
 async def upload(client: httpx.AsyncClient, data: bytes, name: str = "a.bin", **fields: str) -> dict[str, Any]:
@@ -414,8 +415,7 @@ async def process(
 
     `preloaded`: it shares the memory of its modules with others, and stands sooner.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     async with _place(postgres, folder, port) as place, _api(place, applied) as api:
         told = {
             "MEDIA_TENANT_ID": place.tenant.tenant_id,
@@ -444,8 +444,7 @@ async def process(
 @asynccontextmanager
 async def beside(api: Api, folder: Path, **changed: str) -> AsyncIterator[str]:
     """The base URL of a second process that serves the same tenant."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     child = _start({**api.environment, "MEDIA_API_PORT": str(port), **changed}, folder / "beside.log")
     try:
         base = f"http://127.0.0.1:{port}"
@@ -504,7 +503,7 @@ async def _stands(base: str) -> None:
         await eventually(ready)
 
 
-async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = 60) -> None:
+async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = 180) -> None:
     """Repeats the check until it holds, for changes that another process makes."""
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110 (there is no event to wait for in another process)

@@ -30,7 +30,7 @@ async def clamd(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Clamd
 
 
 def settings_for(clamd: ClamdAddress, **changes: float) -> ClamdSettings:
-    return ClamdSettings(host=clamd.host, port=clamd.port).model_copy(update=changes)
+    return ClamdSettings(host=clamd.host, port=clamd.port, connect_timeout=60).model_copy(update=changes)
 
 
 async def chunks(*data: bytes) -> AsyncGenerator[bytes]:

@@ -6,7 +6,6 @@ PostgreSQL (`auth_query`), so a tenant that is made later can log in.
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -22,11 +21,12 @@ from sqlalchemy import make_url
 
 from media_operator.local.postgres import SUPERUSER, EmbeddedPostgres
 from media_operator.local.processes import die_with_parent
+from tests.ports import free_port
 
 HOW_TO_INSTALL = "no PgBouncer here; `make pgbouncer` installs it, or says how"
 SERVER_CONNECTIONS = 2
 """Server connections of one tenant's role, however many clients it has."""
-START_SECONDS = 10.0
+START_SECONDS = 60.0
 
 
 class PgBouncer:
@@ -56,8 +56,7 @@ class PgBouncer:
         executable = self.find()
         if executable is None:
             pytest.skip(HOW_TO_INSTALL)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         admin = make_url(self._postgres.admin_url)
         settings = {
             "listen_addr": "127.0.0.1",

@@ -12,7 +12,6 @@ import ctypes
 import os
 import secrets
 import signal
-import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from pydantic import SecretStr
 
 from media_core.store import S3Settings
 from media_operator.settings import StoreAdminSettings
+from tests.ports import free_port
 from tests.tools import build
 
 KMS_KEY = "media-key"
@@ -96,7 +96,7 @@ async def start(kind: str, folder: Path, like: S3Server | None = None, *, iam: b
         for made in (users, versions):
             made.mkdir(exist_ok=True)
         socket_path.unlink(missing_ok=True)
-        iam_endpoint = (like and like.iam_endpoint) or f"http://127.0.0.1:{_free_port()}"
+        iam_endpoint = (like and like.iam_endpoint) or f"http://127.0.0.1:{free_port()}"
         iam_process = _spawn(
             [tool, "--port", iam_endpoint.removeprefix("http://"), "--quiet", "iam", "--dir", users],
             {**environment, "VGW_IAM_PRIVATE_PORTS": str(socket_path)},
@@ -104,7 +104,7 @@ async def start(kind: str, folder: Path, like: S3Server | None = None, *, iam: b
         )
         command = [tool, "--port", address, "--quiet", "--iam-standalone-endpoint", socket_path, "posix"]
         command += ["--versioning-dir", versions, data]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(180):
             # A gateway that is started too early tries again only after seconds.
             while not socket_path.exists() and iam_process.poll() is None:  # noqa: ASYNC110 - a server tells nobody
                 await asyncio.sleep(0.02)
@@ -142,7 +142,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 async def _answers(server: S3Server) -> None:
     assert server.process
     assert server.folder
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while True:
             try:
                 return await asyncio.to_thread(make_bucket, server.settings)
@@ -173,7 +173,7 @@ def make_bucket(settings: S3Settings) -> None:
 def nobody() -> S3Settings:
     """New keys, and an address where nobody listens yet."""
     return S3Settings(
-        endpoint=f"http://127.0.0.1:{_free_port()}",
+        endpoint=f"http://127.0.0.1:{free_port()}",
         bucket="media-tests",
         access_key_id="tests",
         secret_access_key=SecretStr(secrets.token_hex(16)),
@@ -191,12 +191,6 @@ def _named() -> S3Settings:
         access_key_id=given["ACCESS_KEY"],
         secret_access_key=SecretStr(given["SECRET_KEY"]),
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _end_with_the_tests() -> None:

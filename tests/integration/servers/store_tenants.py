@@ -68,7 +68,7 @@ async def check_all_work(store: S3Store, tenant_id: str, monkeypatch: pytest.Mon
     assert b"".join([chunk async for chunk in store.stream(large)]) == data
     assert sorted([entry.key async for entry in store.list()]) == sorted([small, large])
     url = store.sign(small, expires_in=timedelta(minutes=1), content_type="text/plain", content_disposition="inline")
-    async with httpx.AsyncClient() as anybody:
+    async with httpx.AsyncClient(timeout=120) as anybody:
         assert (await anybody.get(url.url)).content == b"small"
     left = await store.stage("left")
     await left.write(data)

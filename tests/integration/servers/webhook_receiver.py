@@ -62,7 +62,7 @@ class Receiver:
         """(media_id, type) of what was taken, each event once."""
         return list({each.event["id"]: (each.media_id, each.type) for each in self.taken}.values())
 
-    async def until(self, holds: Callable[["Receiver"], object], seconds: float = 60) -> None:
+    async def until(self, holds: Callable[["Receiver"], object], seconds: float = 180) -> None:
         async with asyncio.timeout(seconds):
             while not holds(self):  # noqa: ASYNC110 (the receiver is in another thread)
                 await asyncio.sleep(0.02)

@@ -40,7 +40,7 @@ store = S3Store(settings, "acme")
 calls = {
     "obstore": lambda: asyncio.run(store.put("tenant/acme/a", b"x")),
     "boto3": lambda: store._calls._client.put_object(Bucket="bucket", Key="k", Body=b""),
-    "httpx": lambda: httpx.get(url).raise_for_status(),
+    "httpx": lambda: httpx.get(url, timeout=120).raise_for_status(),
     "urllib": lambda: urllib.request.urlopen(url),
 }
 for name, call in calls.items():

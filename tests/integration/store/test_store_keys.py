@@ -20,6 +20,7 @@ from media_operator.backends.buckets import MARK_KEY
 from media_operator.backends.store_keys import Key, SharedKey, StoreKeys, open_store_keys
 from media_operator.settings import StoreAdminSettings
 from media_operator.tenant.ownership import OwnerMark
+from tests.cluster.machine import slowness
 from tests.integration.servers import s3_servers
 from tests.integration.servers.s3_servers import S3Server
 from tests.integration.servers.store_tenants import (  # noqa: F401  (the last two are fixtures)
@@ -31,6 +32,7 @@ from tests.integration.servers.store_tenants import (  # noqa: F401  (the last t
     one_tenant,
     several_tenants,
 )
+from tests.stopwatch import Stopwatch
 
 
 @pytest.fixture(scope="module")
@@ -245,10 +247,10 @@ async def test_many_users_stay_fast(server: S3Server, keys: StoreKeys, tmp_path:
         started = time.monotonic()
         await keys.make(f"many-{number}", bucket)
         took.append(time.monotonic() - started)
-    started = time.monotonic()
+    started = Stopwatch()
     await keys.observe("many-0")
-    assert time.monotonic() - started < 3
-    assert statistics.median(took[100:]) < 1
+    assert started.seconds() < 3
+    assert statistics.median(took[100:]) < slowness()
 
 
 # --- no IAM, and trouble
@@ -287,7 +289,7 @@ async def test_trouble_is_said_soon_and_without_secrets(
             {**settings.model_dump(), "secret_access_key": secret, "iam_endpoint": endpoint}
         )
     )
-    started = time.monotonic()
+    started = Stopwatch()
     for work in (
         keys.observe("acme"),
         keys.make("acme", "media-acme"),
@@ -298,7 +300,7 @@ async def test_trouble_is_said_soon_and_without_secrets(
             await work
         assert raised.value.dependency == "iam"
         assert secret not in "".join(traceback.format_exception(raised.value))
-    assert time.monotonic() - started < 4 * boto.ATTEMPTS * boto.CONNECT_TIMEOUT
+    assert started.seconds() < 4 * boto.ATTEMPTS * boto.CONNECT_TIMEOUT
     await keys.aclose()
 
 

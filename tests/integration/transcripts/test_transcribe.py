@@ -863,7 +863,7 @@ async def test_after_kill_9_another_worker_goes_on_as_the_first_one_would_have(
         "MEDIA_WHISPER_MODEL": str(MODEL),
         "MEDIA_WHISPER_CHUNK_SECONDS": str(CHUNK_SECONDS),
         "MEDIA_WHISPER_CPU_THREADS": "1",
-        "MEDIA_WORKER_LEASE_SECONDS": "1.5",
+        "MEDIA_WORKER_LEASE_SECONDS": "60",
     }
     await tenant.hold_segments_from(killed_at)
     worker = Program(WORKERS, environment, tmp_path / "worker.log", "transcribe")
@@ -880,10 +880,12 @@ async def test_after_kill_9_another_worker_goes_on_as_the_first_one_would_have(
         worker.wait()
     assert (await tenant.job(job_id)).status == "running"
     assert len(before) <= killed_at
+    async with tenant_database.as_owner() as tx:
+        await tx.execute("UPDATE job SET lease_until = now() - interval '1 second'")
 
     decoder = WatchedDecoder(tenant.work.decoder)
     while (await tenant.job(job_id)).status == "running":
-        await tenant.drain(decoder=decoder)  # leases it once the dead worker's lease has run out
+        await tenant.drain(decoder=decoder)
         await asyncio.sleep(0.1)
 
     job, after = await tenant.job(job_id), await tenant.segments(job_id)

@@ -198,7 +198,7 @@ async def _ended(server: EmbeddedPostgres) -> bool:
 
 
 async def back(database: Database) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             try:
                 return await database.probe()

@@ -29,6 +29,7 @@ from media_operator.local.run import main
 from media_operator.local.site import Site
 from media_operator.local.workers import LocalWorkers
 from media_operator.plan.desired import WorkerShape
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[3]
 SAMPLE = ROOT / "samples" / "acme.yaml"
@@ -36,12 +37,6 @@ MODEL = ROOT / "tests" / "fixtures" / "whisper-tiny-words" / "model"
 PATIENCE = 120.0
 # In two parts, so that a virus scanner does not take this file for the test virus.
 EICAR = r"X5O!P%@AP[4\PZX54(P^)7CC)7}$EICAR-STAND" + "ARD-ANTIVIRUS-TEST-FILE!$H+H*"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class MakeRun:
@@ -129,14 +124,14 @@ class MakeRun:
     def client(self) -> httpx.Client:
         exports = self.exports()
         return httpx.Client(
-            base_url=exports["BASE"], headers={"Authorization": f"Bearer {exports['TOKEN']}"}, timeout=30
+            base_url=exports["BASE"], headers={"Authorization": f"Bearer {exports['TOKEN']}"}, timeout=PATIENCE
         )
 
     def family(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def api(self) -> psutil.Process:
-        return next(child for child in self.family() if "media_api" in child.cmdline())
+        return next(child for child in self.family() if "media_api" in command_of(child))
 
     def end(self, how: signal.Signals = signal.SIGINT) -> int:
         self.process.send_signal(how)
@@ -153,6 +148,13 @@ def new_home() -> Path:
     home = Path(tempfile.mkdtemp(prefix="media-test-run-"))
     home.chmod(0o755)
     return home
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """Empty if it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.cmdline()
+    return []
 
 
 def gone(process: psutil.Process) -> bool:
@@ -231,7 +233,9 @@ def test_the_three_curl_lines_work_when_pasted(served: MakeRun) -> None:
     lines = [line for line in served.lines if line.startswith("curl ")]
     assert len(lines) == 3
     pasted = "\n".join(["set -e", f". {shlex.quote(str(served.folder / 'env'))}", *lines])
-    done = subprocess.run(["bash", "-c", pasted], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        ["bash", "-c", pasted], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     uploaded, listed = (json.loads(line)["data"] for line in done.stdout.splitlines()[:2])
     assert uploaded["mime_type"] == "image/jpeg"
@@ -370,7 +374,8 @@ def test_its_end_leaves_no_process_behind_and_the_next_run_finds_the_data(make_r
     bearer = {"Authorization": f"Bearer {run.exports()['TOKEN']}"}
     for how in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
         family = run.family()
-        assert {"postgres", "clamd"} <= {process.name() for process in family}
+        programs = {Path(command[0]).name for process in family if (command := command_of(process))}
+        assert {"postgres", "clamd"} <= programs
         code = run.end(how)
         if how != signal.SIGKILL:
             assert code == 0, run.output
@@ -434,7 +439,7 @@ def test_files_whose_database_is_gone_are_kept_until_it_is_back(make_run: Starte
     assert f'write into the manifest: metadata: {{annotations: {{{ACCEPT_DATA}: "{born["birth_id"]}"}}}}' in said
     for waiting in ("PolicyApplied", "ApiReady", "WorkersReady"):
         lost.said(rf"^{waiting} +False +WaitingForDatabase")
-    assert [child for child in lost.family() if "media_api" in child.cmdline()] == []
+    assert [child for child in lost.family() if "media_api" in command_of(child)] == []
     assert lost.end() == 0
     assert (objects_of(lost), birth_of(lost)) == (kept, born)
 

@@ -15,7 +15,6 @@ import os
 import random
 import secrets
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -42,6 +41,7 @@ from tests.integration.servers import s3_servers
 from tests.integration.servers.api import USER, eventually, mortal_postgres, new_tenant
 from tests.integration.servers.clamd import MARKER
 from tests.integration.tenancy import GENEROUS, TenantDatabase
+from tests.ports import free_port
 from tests.preloaded import API, WORKERS, Program
 
 _log = structlog.stdlib.get_logger("soak")
@@ -249,8 +249,7 @@ async def _soak(
 ) -> None:
     key = generate_key()
     save_public_jwks(folder / "jwks.json", [key])
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     settings = bucket[-1].settings
     environment = {
         "MEDIA_TENANT_ID": tenant.tenant_id,

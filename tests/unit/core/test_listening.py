@@ -13,7 +13,7 @@ needs_ipv6 = pytest.mark.skipif(usable(EVERY) != EVERY, reason="this machine has
 
 def reached(address: str, port: int, listener: socket.socket) -> str:
     """The address from which the listener is reached."""
-    with socket.create_connection((address, port), timeout=5):
+    with socket.create_connection((address, port), timeout=60):
         accepted, peer = listener.accept()
         accepted.close()
         return str(peer[0])
@@ -33,7 +33,7 @@ def test_one_address_is_of_its_own_family() -> None:
         port = listener.getsockname()[1]
         assert reached("::1", port, listener) == "::1"
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port), timeout=5)
+            socket.create_connection(("127.0.0.1", port), timeout=60)
 
 
 @pytest.mark.parametrize("says", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])

@@ -19,7 +19,7 @@ class Held:
         self.of = hashlib.sha256()
 
     def update(self, data: bytes) -> None:
-        assert self.may_go.wait(10)
+        assert self.may_go.wait(120)
         self.of.update(data)
 
     def hexdigest(self) -> str:

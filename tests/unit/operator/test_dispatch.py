@@ -399,7 +399,7 @@ async def dispatching(fleet: Counted, limit: int = 50) -> AsyncIterator[FleetDis
     dispatcher = FleetDispatcher(fleet, limit=limit)
     task = asyncio.create_task(dispatcher.run())
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await fleet.looked.get()
             yield dispatcher
     finally:

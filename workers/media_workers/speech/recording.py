@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from media_core.decoding import DecodingFailed, MediaFacts, SoundTrack
 from media_core.decoding.pool import DecodingPool
+from media_core.decoding.results import FAILURES_OF_THE_MACHINE
 from media_core.errors import Refused, Unfinished
 from media_core.store.base import ObjectMissing
 from media_core.transcripts.requests import MOST_SPLIT, TranscriptionRequest
@@ -163,7 +164,7 @@ class Recording:
         except ObjectMissing as error:
             raise await self._source.missed() from error
         except DecodingFailed as error:
-            if error.code in ("timeout", "crashed"):
+            if error.code in FAILURES_OF_THE_MACHINE:
                 raise Unfinished("decoder", error.detail) from error
             if error.code == "unsupported":
                 raise Refused("not_audio_or_video", f"This file can't be decoded as sound: {error.detail}") from error
