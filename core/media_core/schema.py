@@ -11,6 +11,24 @@ from alembic.config import Config
 from psycopg import sql
 from sqlalchemy import create_engine, make_url
 
+SESSION = {
+    "client_encoding": "UTF8",
+    "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "bytea_output": "hex",
+    "array_nulls": "on",
+    "default_transaction_isolation": "read committed",
+    "lock_timeout": "0",
+    "idle_session_timeout": "0",
+}
+"""What our statements and the driver rely on, under PostgreSQL's own names. A server, a database or a role may have
+other defaults. The tenant's role has these, since PgBouncer lets no connection name its own."""
+SESSION_OPTIONS = "-c quote_all_identifiers=off " + " ".join(
+    "-c " + f"{name}={value}".replace(" ", "\\ ") for name, value in SESSION.items()
+)
+"""The same for a direct connection, as libpq's `options` has it. Names that the operator compares are not quoted."""
+
 _MIGRATING = threading.Lock()
 """Alembic keeps the current migration in a module's globals: two at once would migrate each other's schemas."""
 
@@ -23,7 +41,7 @@ def migrate(url: str, schema: str, tenant: str) -> None:
     config.set_main_option("script_location", str(files("media_core") / "migrations"))
     # The tenant can hold locks or have many rows. The timeouts keep other tenants from waiting for it.
     own = make_url(url).query.get("options", "")
-    options = f"{own} -c search_path={schema} -c lock_timeout=1s -c statement_timeout=300s"
+    options = f"{own} {SESSION_OPTIONS} -c search_path={schema} -c lock_timeout=1s -c statement_timeout=300s"
     engine = create_engine(url, connect_args={"connect_timeout": 5, "options": options})
     try:
         with _MIGRATING, engine.begin() as connection:

@@ -9,6 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from media_core.settings import EnvironmentSettings
 from media_core.store.encryption import Encryption, checked
+from media_operator import postgres_url
 from media_operator.tenant.patterns import LabelKey, LabelValue
 from media_operator.tenant.spec import Resources, Toleration
 
@@ -97,7 +98,8 @@ class DatabaseSettings(EnvironmentSettings):
     model_config = SettingsConfigDict(env_prefix="MEDIA_OPERATOR_DATABASE_")
 
     url: SecretStr
-    """`postgresql://role:password@host:5432/database` of PostgreSQL 16 or newer. The role may create roles and schemas
+    """`postgresql://role:password@host:5432/database` of PostgreSQL 16 or newer. Several hosts
+    are `host:5432,other:5432`, with `?target_session_attrs=read-write`. The role may create roles and schemas
     (CREATEROLE, and CREATE on the database); it will own the tables of all tenants. The connection has to be direct:
     PgBouncer in transaction mode loses notifications."""
 
@@ -109,6 +111,12 @@ class DatabaseSettings(EnvironmentSettings):
 
     pool: int = Field(default=8, ge=2)
     """Connections of the operator itself, beside the one that listens."""
+
+    @field_validator("url")
+    @classmethod
+    def _can_be_read(cls, url: SecretStr) -> SecretStr:
+        postgres_url.parsed(url.get_secret_value())
+        return url
 
 
 class StoreAdminSettings(EnvironmentSettings):
@@ -236,6 +244,10 @@ class PlatformSettings(EnvironmentSettings):
     )
     """A JSON object of annotations of every Ingress. Default: nginx takes uploads of any size and streams them."""
 
+    public_scheme: Literal["http", "https"] | None = None
+    """Scheme of tenants' public addresses: `https` where TLS ends at a load balancer or by the Ingress controller's own
+    certificate, `http` for a Gateway without TLS. Default: `https` with `cluster_issuer` or `gateway`, else `http`."""
+
     cluster_issuer: str = ""
     """cert-manager ClusterIssuer of the Ingress's certificate (Secret `mt-<id>-tls`). Empty: no TLS at the Ingress."""
 
@@ -273,6 +285,13 @@ class PlatformSettings(EnvironmentSettings):
 
     tolerations: Json[list[Toleration]] = Field("[]", validate_default=True)
     """A JSON list of tolerations of the tenants' pods. `spec.transcription.tolerations` adds to it."""
+
+    labels: Json[dict[LabelKey, LabelValue]] = Field("{}", validate_default=True)
+    """A JSON object of further labels of all tenants' objects and pods, such as a policy asks for. A change rolls the
+    api; Secrets get it when they are next written."""
+
+    annotations: Json[dict[LabelKey, str]] = Field("{}", validate_default=True)
+    """A JSON object of further annotations, likewise."""
 
     api_pod_labels: Json[dict[LabelKey, LabelValue]] = Field("{}", validate_default=True)
     """A JSON object of further labels of api pods. A change rolls them."""

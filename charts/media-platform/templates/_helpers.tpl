@@ -1,6 +1,10 @@
-{{/* Every object's name begins with it; the operator of release `media` is `media-operator`. */}}
+{{/*
+Every object's name begins with it; the operator of release `media` is `media-operator`. A release's name may have dots
+and begin with a digit, a Service's may not.
+*/}}
 {{- define "media.fullname" -}}
-{{- .Values.fullnameOverride | default .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- $name := .Values.fullnameOverride | default .Release.Name | replace "." "-" -}}
+{{- regexReplaceAll "^([0-9])" $name "media-${1}" | trunc 40 | trimSuffix "-" -}}
 {{- end }}
 
 {{/* What tells the pods of one component. Call with (list $ "operator"). Never changes: selectors are immutable. */}}
@@ -21,14 +25,19 @@ app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
 helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{/* Those of its pods: without what an upgrade changes, or each one would restart what it does not touch. */}}
+{{/*
+Those of its pods: without what an upgrade changes, or each one would restart what it does not touch. A third part are
+further ones of the component, which have the last word over commonLabels: a label stands once.
+*/}}
 {{- define "media.podLabels" -}}
 {{- $root := index . 0 -}}
 {{ include "media.selector" . }}
 app.kubernetes.io/component: {{ index . 1 | trimPrefix "dev-" }}
 app.kubernetes.io/part-of: media-platform
 app.kubernetes.io/managed-by: {{ $root.Release.Service }}
-{{- with $root.Values.commonLabels }}
+{{- $own := dict -}}
+{{- if gt (len .) 2 }}{{ $own = index . 2 | default dict }}{{ end -}}
+{{- with merge (dict) $own ($root.Values.commonLabels | default dict) }}
 {{ toYaml . }}
 {{- end }}
 {{- end }}
@@ -44,8 +53,15 @@ app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 {{- with $own.digest }}@{{ . }}{{ end -}}
 {{- end }}
 
+{{/* Names, separated by commas. Each value is a name, or {name: ...} as in a pod. */}}
+{{- define "media.pullSecretNames" -}}
+{{- $names := list -}}
+{{- range .Values.imagePullSecrets }}{{ if kindIs "map" . }}{{ $names = append $names .name }}{{ else }}{{ $names = append $names . }}{{ end }}{{ end -}}
+{{- join "," $names -}}
+{{- end }}
+
 {{- define "media.pullSecrets" -}}
-{{- with .Values.imagePullSecrets }}
+{{- with compact (splitList "," (include "media.pullSecretNames" .)) }}
 imagePullSecrets:
   {{- range . }}
   - name: {{ . }}

@@ -9,16 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import ipaddress
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, ParamSpec, TypeVar, cast
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectionClosedError,
     CredentialRetrievalError,
     MetadataRetrievalError,
     NoCredentialsError,
@@ -90,12 +94,26 @@ def open_client(service: Literal["s3", "iam", "sts"], settings: StoreAdminSettin
             read_timeout=ANSWER_TIMEOUT,
             max_pool_connections=THREADS,
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            proxies={} if _is_near(endpoints[service]) else None,
         ),
     )
     if service == "s3":
         name_in_writes(client, settings.sse, settings.sse_kms_key_id)
         redirects.follow_none(client)
     return client
+
+
+def _is_near(endpoint: str | None) -> bool:
+    """Whether its host is an address in a network of NO_PROXY. Tenants' pods know these, botocore does not."""
+    try:
+        address = ipaddress.ip_address(urlsplit(endpoint or "").hostname or "")
+    except ValueError:
+        return False
+    for each in (os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")).split(","):
+        with contextlib.suppress(ValueError):
+            if address in ipaddress.ip_network(each.strip(), strict=False):
+                return True
+    return False
 
 
 @contextlib.contextmanager
@@ -126,8 +144,11 @@ def outages(dependency: Dependency, settings: StoreAdminSettings, what: str = ""
         endpoint = endpoints[dependency] or "AWS"
         sentence = f"{_NAMES[dependency]} at {endpoint} does not answer ({type(error).__name__})"
         if isinstance(error, SSLError):
-            why = found.group(1) if (found := _NOT_VERIFIED.search(str(error))) else "TLS fails"
-            sentence = f"the certificate of {_NAMES[dependency]} at {endpoint} is not accepted: {why}"
+            sentence = f"{_NAMES[dependency]} at {endpoint} does not speak TLS as we do: perhaps its port is for http"
+            if found := _NOT_VERIFIED.search(str(error)):
+                sentence = f"the certificate of {_NAMES[dependency]} at {endpoint} is not accepted: {found.group(1)}"
+        elif isinstance(error, ConnectionClosedError) and endpoint.startswith("http:"):
+            sentence += ": perhaps its port is for https"
         raise Unavailable(dependency, sentence) from None
 
 
@@ -179,6 +200,16 @@ def _sentence(dependency: Dependency, error: ClientError, what: str) -> str:
         )
     if code(error) == "RequestTimeTooSkewed":
         return f"the clocks of {name} and of the operator differ too much"
+    if code(error).isdecimal() and 400 <= status(error) < 500 and not error.operation_name.startswith("Head"):
+        return (
+            f"what answers at {endpoint} is not {name}, but perhaps a web server, a console or a proxy, or it speaks "
+            f"https ({reason}): check {endpoint}"
+        )
+    if code(error) == "AccessDenied" and error.operation_name == "CreateBucket":
+        return (
+            f"S3 does not let the operator's key make bucket {what} ({reason}): grant it s3:CreateBucket, or make the "
+            "bucket yourself, empty"
+        )
     if code(error) in _REFUSED and dependency == "store":
         return (
             f"S3 denies the operator's key access to bucket {what} ({reason}): the bucket belongs to another account, "
@@ -207,6 +238,8 @@ def _sentence(dependency: Dependency, error: ClientError, what: str) -> str:
         return f"{name} redirects to another address ({reason}), perhaps to https: set {endpoint} to that address"
     if code(error) in _OTHER_REGION:
         return f"bucket {what} is not in the region that MEDIA_OPERATOR_S3_REGION names ({reason})"
+    if code(error) in ("InvalidLocationConstraint", "InvalidRegion"):
+        return f"S3 does not know the region that MEDIA_OPERATOR_S3_REGION names ({reason}): name one of its own"
     if code(error) == "InvalidBucketName":
         return f"S3 refuses the bucket name {what}: choose another spec.storage.bucket"
     if code(error) == "TooManyBuckets":

@@ -235,6 +235,11 @@ class Buckets:
     def _read_mark(self, bucket: str) -> tuple[bytes, str]:
         found = self._s3.get_object(Bucket=bucket, Key=MARK_KEY)
         try:
+            if found.get("ContentType", "").startswith("text/html"):
+                raise Unavailable(
+                    "store",
+                    "what answers at MEDIA_OPERATOR_S3_ENDPOINT is not S3, but perhaps a console: it sent a web page",
+                )
             return found["Body"].read(MARK_BYTES), found.get("ETag", "")
         finally:
             found["Body"].close()

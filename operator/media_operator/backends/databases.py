@@ -42,9 +42,10 @@ from media_core.database import Transaction
 from media_core.errors import Unavailable
 from media_core.jobs.depth import Depth, by_kind, depth_query
 from media_core.policy import read as read_policy
-from media_core.schema import grants, migrate
+from media_core.schema import SESSION, SESSION_OPTIONS, grants, migrate
 from media_core.upkeep import births
 from media_core.upkeep.births import Birth
+from media_operator import postgres_url
 from media_operator.backends.breaker import RequestRefused
 from media_operator.backends.engine import open_engine
 from media_operator.plan import observed
@@ -65,8 +66,8 @@ FINGERPRINT = "\npassword="
 """Comes after the owner mark in a role's comment, before a hash of the role's password and oid. Only superusers can
 read PostgreSQL's own hash. So a Secret with a password that PostgreSQL does not have is noticed, and a role that came
 back from a dump without passwords."""
-TENANT_SETTINGS = {"statement_timeout": "60s", "idle_in_transaction_session_timeout": "60s"}
-ADMIN_OPTIONS = "-c search_path=pg_catalog,pg_temp"
+TENANT_SETTINGS = {**SESSION, "statement_timeout": "60s", "idle_in_transaction_session_timeout": "60s"}
+ADMIN_OPTIONS = f"{SESSION_OPTIONS} -c search_path=pg_catalog,pg_temp -c statement_timeout=0"
 PATIENT, IMPATIENT = "5s", "500ms"
 """How long a read may take. The short time is for a schema that could not be read the last time; it is then read by a
 statement of its own."""
@@ -109,7 +110,7 @@ class Databases:
 
     def __init__(self, settings: DatabaseSettings) -> None:
         self._settings = settings
-        self._url = make_url(settings.url.get_secret_value()).set(drivername="postgresql+psycopg")
+        self._url = postgres_url.parsed(settings.url.get_secret_value())
         readers = settings.pool - max(1, settings.pool // 2)
         self._admin = self._engine(ADMIN_OPTIONS, pool_size=max(1, settings.pool // 2))
         self._readers = self._engine(READER_OPTIONS, pool_size=readers)
@@ -135,13 +136,14 @@ class Databases:
     async def observe(self, schema: str, password: str | None) -> observed.Database:
         """The facts that `plan` needs. `password`: that of the tenant's Secret; None: there is none.
 
-        `complete` also means: the role was not retired, has its search_path and its grants on the tables, may log in
+        `complete` also means: the role was not retired, has its settings and its grants on the tables, may log in
         with `password`, and has the connection limit of the settings.
         """
         async with self._administering() as tx:
             marks = await _marks(tx, schema)
-            others, path = sql.SQL(_ANOTHERS_TABLES).format(schema), f"search_path={schema}"
-            rows = await _execute(tx, _ROLE, others, schema, f"{schema}.media", path, schema)
+            others = sql.SQL(_ANOTHERS_TABLES).format(schema)
+            needed = [f"{name}={value}" for name, value in {"search_path": schema, **SESSION}.items()]
+            rows = await _execute(tx, _ROLE, others, schema, f"{schema}.media", needed, schema)
             (tables,) = await _execute(tx, _HAS_TABLES, schema)
             if tables.read_only:
                 raise Unavailable("database", TAKES_NO_WRITES)
@@ -185,6 +187,8 @@ class Databases:
                     raise NotOwned(_whose(schema, there))
             for table in await _execute(tx, _ANOTHERS_TABLES, schema):
                 raise NotOwned(f"table {schema}.{table.name} is owned by role {table.owner}, not by the operator's")
+            if "schema" not in marks:
+                await _refuse_unfit_databases(tx)
             if "role" not in marks:
                 await _execute(tx, "CREATE ROLE {}", role)
                 await _execute(tx, "GRANT {} TO CURRENT_USER WITH INHERIT FALSE, SET TRUE", role)
@@ -192,6 +196,7 @@ class Databases:
             limit = self._settings.connection_limit
             await _execute(tx, "ALTER ROLE {} LOGIN CONNECTION LIMIT {} VALID UNTIL 'infinity'", role, limit)
             await _set(tx, role, {"search_path": schema, **TENANT_SETTINGS})
+            await _let_in(tx, schema)
             if "schema" not in marks:  # owned by the operator: the tenant can neither drop it nor change its mark
                 await _execute(tx, "CREATE SCHEMA {}", name)
             await _execute(tx, "GRANT USAGE ON SCHEMA {} TO {}", name, role)
@@ -248,6 +253,8 @@ class Databases:
                 await _execute(tx, "SET LOCAL ROLE {}", role)
                 await _execute(tx, "DROP OWNED BY CURRENT_USER CASCADE")
                 await _execute(tx, "RESET ROLE")
+                for database in await _execute(tx, _LET_INTO, schema):  # as the operator, who granted it
+                    await _execute(tx, "REVOKE CONNECT ON DATABASE {} FROM {}", sql.Identifier(database.name), role)
                 await _execute(tx, "DROP ROLE {}", role)
 
     async def marks(self, cluster: str) -> Mapping[str, OwnerMark]:
@@ -468,7 +475,8 @@ WHERE relnamespace = to_regnamespace(quote_ident({})) AND relkind IN ('r','p','v
 _ROLE = """
 SELECT rolcanlogin AND NOT EXISTS ({}) AND coalesce(has_schema_privilege(oid, to_regnamespace({}), 'USAGE'), true)
     AND coalesce(has_table_privilege(oid, to_regclass({}), 'INSERT'), true)
-    AND coalesce({} = ANY(rolconfig), false) AND coalesce(rolvaliduntil, 'infinity') = 'infinity' AS is_complete,
+    AND has_database_privilege(oid, current_database(), 'CONNECT') AND coalesce(rolconfig @> {}, false)
+    AND coalesce(rolvaliduntil, 'infinity') = 'infinity' AS is_complete,
     oid, rolconnlimit, shobj_description(oid, 'pg_authid') AS comment
 FROM pg_roles WHERE rolname = {}
 """
@@ -492,6 +500,52 @@ _OF_ONE = "SELECT {} AS tenant, found.* FROM ({}) AS found"
 _END_SESSIONS = """
 SELECT pg_terminate_backend(pid, {}) FROM pg_stat_activity WHERE usename = {}
 """
+
+
+OLDEST = 16
+"""The oldest version of PostgreSQL that will do: an older one knows no GRANT of a role WITH INHERIT FALSE."""
+_DATABASE = """
+SELECT current_database() AS name, pg_encoding_to_char(encoding) AS encoding,
+    current_setting('server_version_num')::integer / 10000 AS version
+FROM pg_database WHERE datname = current_database()
+"""
+
+
+async def _refuse_unfit_databases(tx: AsyncConnection) -> None:
+    """Of a database with another encoding, as initdb makes it in the locale C, no name beyond ASCII would come back."""
+    (database,) = await _execute(tx, _DATABASE)
+    if database.version < OLDEST:
+        raise RequestRefused("database", f"PostgreSQL {OLDEST} or newer is needed, and this is {database.version}")
+    if database.encoding != "UTF8":
+        raise RequestRefused(
+            "database",
+            f"the encoding of database {database.name} is {database.encoding}, and names of files need UTF8: make a "
+            "database for the platform with ENCODING 'UTF8' TEMPLATE template0",
+        )
+
+
+_LET_INTO = """
+SELECT datname AS name FROM pg_database, aclexplode(datacl) AS entry
+WHERE datname = current_database() AND entry.grantee = to_regrole(quote_ident({}))
+"""
+_MAY_CONNECT = "SELECT has_database_privilege({}, current_database(), 'CONNECT') AS may, current_database() AS name"
+
+
+async def _let_in(tx: AsyncConnection, role: str) -> None:
+    """Lets the role connect where PUBLIC may not, which its owner or somebody with the grant option can."""
+    (before,) = await _execute(tx, _MAY_CONNECT, role)
+    if before.may:
+        return
+    database = sql.Identifier(before.name)
+    await _execute(tx, "GRANT CONNECT ON DATABASE {} TO {}", database, sql.Identifier(role))
+    (after,) = await _execute(tx, _MAY_CONNECT, role)
+    if not after.may:
+        (own,) = await _execute(tx, "SELECT current_user AS role")
+        raise RequestRefused(
+            "database",
+            f"tenants' roles may not connect to database {before.name}, nor may the operator let them: its owner has "
+            f"to run GRANT CONNECT ON DATABASE {before.name} TO {own.role} WITH GRANT OPTION",
+        )
 
 
 @asynccontextmanager
@@ -520,6 +574,7 @@ _AWAY: Sequence[tuple[str, str]] = (
     ("too many (connections|clients)|connection slots", "PostgreSQL has no free connection for the operator"),
     ("certificate|SSL", "PostgreSQL's certificate is not accepted, or sslmode in its URL does not fit the server"),
     ("^53100|No space left|disk full", "PostgreSQL's disk is full: make room there"),
+    ("unsupported startup parameter", "that is PgBouncer, and the operator needs a direct connection to PostgreSQL"),
     ("starting up|shutting down|recovery", "PostgreSQL is starting or ending"),
     ("resolve|not known|translate host", "the host in PostgreSQL's URL has no address"),
     ("refused|timeout|unreachable|No such file", "nobody answers at PostgreSQL's address"),

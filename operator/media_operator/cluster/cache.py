@@ -67,6 +67,8 @@ class Cache:
         answer to our own write of a status may contain a change of somebody else, whose event comes only later."""
         self._gone: dict[tuple[Kind, NamespacedName], str] = {}
         """Version at which an object was seen deleted. A late event or answer must not bring it back."""
+        self.admitted: dict[tuple[Kind, NamespacedName], Any] = {}
+        """What admission made of an object that we applied, where it changed that: see `TenantObjects`."""
 
     # --- changes ----------------------------------------------------------------------------------------------------
 
@@ -136,6 +138,7 @@ class Cache:
         before = self._objects[kind].get(name)
         if before is not None and is_older(version, _version(before)):
             return set()
+        self.admitted.pop((kind, name), None)
         self._remember_gone(kind, name, version)  # also if unknown: the answer to our write of it may come later
         if before is None:
             return set()

@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple, Protocol
 import psycopg
 import structlog
 
-from media_core.database import CHANNEL
+from media_core.database import CHANNEL, CONNECTING, connection_arguments
 from media_core.errors import Unavailable
 from media_core.jobs.depth import Depth
 from media_core.jobs.kinds import JOB_KINDS, KINDS
@@ -299,10 +299,8 @@ async def listen(url: Callable[[], str], wake: Callable[[str | None], None]) -> 
     delay = 0.1
     while True:
         try:
-            plain = url().replace("postgresql+psycopg://", "postgresql://", 1)
-            async with await psycopg.AsyncConnection.connect(
-                plain, autocommit=True, connect_timeout=5, keepalives_idle=10, keepalives_interval=5, keepalives_count=3
-            ) as connection:
+            arguments = {**CONNECTING, **connection_arguments(url())}
+            async with await psycopg.AsyncConnection.connect(**arguments, autocommit=True) as connection:
                 await connection.execute(f"LISTEN {CHANNEL}")
                 wake(None)
                 delay = 0.1

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+import structlog
+
 from media_core.auth import tokens
 from media_operator import render
 from media_operator.backends.issuers import is_issuer_url, jwks_uri
 from media_operator.cluster import kinds
-from media_operator.cluster.cache import key_of
+from media_operator.cluster.cache import NamespacedName, key_of
 from media_operator.cluster.kinds import Kind, Object
 from media_operator.cluster.kube import KubeError
 from media_operator.kubernetes_target.children import Children, annotation
@@ -20,9 +22,15 @@ from media_operator.tenant.spec import MediaTenant
 STARTS_PODS = (kinds.DEPLOYMENT, kinds.HPA, kinds.CRON_JOB)
 """Kinds of objects that start pods, or would start them again."""
 
+_log = structlog.stdlib.get_logger("media.target")
+
 
 class TenantObjects:
-    """Existing objects are read once a look, and again after each write of ours. Wanted ones are rendered once."""
+    """Existing objects are read once a look, and again after each write of ours. Wanted ones are rendered once.
+
+    Admission may change what we apply: policy engines rewrite the registry of images. What it made of an object is as
+    wanted, as long as the same is wanted. To apply it again would change nothing, for ever. The cache remembers it.
+    """
 
     def __init__(self, cluster: Cluster, tenant: MediaTenant) -> None:
         self.tenant = tenant
@@ -96,7 +104,13 @@ class TenantObjects:
 
     def drifted(self, wanted: Sequence[Object]) -> list[Object]:
         """Those of `wanted` that do not exist or differ."""
-        return [each for each in wanted if (found := self._found(each)) is None or not render.matches(each, found)]
+        return [each for each in wanted if (found := self._found(each)) is None or not self._as_wanted(each, found)]
+
+    def _as_wanted(self, wanted: Object, found: Object) -> bool:
+        if render.matches(wanted, found):
+            return True
+        admitted = self._cache.admitted.get(self._place(wanted))
+        return admitted is not None and admitted == (wanted, render.in_place_of(wanted, found))
 
     def surplus(self, wanted: Sequence[Object]) -> list[tuple[Kind, str]]:
         """Children that only an earlier spec wanted. Secrets are left out."""
@@ -106,6 +120,10 @@ class TenantObjects:
     def _found(self, body: Object) -> Object | None:
         return self.children.all.get((kinds.of(body), body["metadata"]["name"]))
 
+    @staticmethod
+    def _place(body: Object) -> tuple[Kind, NamespacedName]:
+        return kinds.of(body), NamespacedName(body["metadata"]["namespace"], body["metadata"]["name"])
+
     # --- writes -----------------------------------------------------------------------------------------------------
 
     async def apply_workloads(self, wanted: Sequence[Object]) -> None:
@@ -114,12 +132,20 @@ class TenantObjects:
             found = self._found(each)
             if found is not None and (handed := render.replicas_handed_over(each, found)) is not None:
                 await self._kube.apply(kinds.of(handed), handed, manager=render.HANDOVER)
-            await self.apply(each)
+            made = await self.apply(each)
+            if not render.matches(each, made):
+                if self._place(each) not in self._cache.admitted:
+                    _log.info("changed_by_admission", kind=each["kind"], **self._place(each)[1]._asdict())
+                self._cache.admitted[self._place(each)] = (each, render.in_place_of(each, made))
         for kind, name in self.surplus(wanted):
             await self.delete(kind, name)
 
-    async def apply(self, body: Object) -> None:
-        self._written(kinds.of(body), await self._kube.apply(kinds.of(body), body))
+    async def apply(self, body: Object) -> Object:
+        """Returns what the API server made of it."""
+        body = render.with_further(self._cluster.platform, body)
+        made = await self._kube.apply(kinds.of(body), body)
+        self._written(kinds.of(body), made)
+        return made
 
     async def suspend(self, cron_job: str) -> None:
         namespace, patch = self.tenant.metadata.namespace, {"spec": {"suspend": True}}

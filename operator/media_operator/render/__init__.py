@@ -4,10 +4,10 @@ An object has exactly the fields that we set, and none that the API server would
 others (an autoscaler's replicas, a mesh's sidecar). `matches` tells without a write whether an object is as wanted.
 """
 
-from media_operator.render.drift import HANDOVER, matches, replicas_handed_over, stamped
+from media_operator.render.drift import HANDOVER, in_place_of, matches, replicas_handed_over, stamped
 from media_operator.render.jobs import job
 from media_operator.render.network import endpoint
-from media_operator.render.objects import Inputs
+from media_operator.render.objects import Inputs, with_further
 from media_operator.render.secrets import (
     DATABASE_URL,
     S3_FILE,
@@ -34,6 +34,7 @@ __all__ = [
     "credentials_hash",
     "credentials_secret",
     "endpoint",
+    "in_place_of",
     "job",
     "matches",
     "needed",
@@ -42,5 +43,6 @@ __all__ = [
     "secret_values",
     "signing_keys_secret",
     "stamped",
+    "with_further",
     "workloads",
 ]

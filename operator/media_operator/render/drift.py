@@ -78,6 +78,18 @@ def _contains_list(live: Sequence[Any], wanted: Sequence[Any], field: str) -> bo
     return all(_contains(there.get(tuple(each.get(key) for key in keys)), each, field) for each in wanted)
 
 
+def in_place_of(wanted: Any, live: Any, field: str = "") -> Any:
+    """What `live` has in all places of `wanted`, in the same shape. Other fields are left out."""
+    keys = _identity(field, wanted) if isinstance(wanted, list) else ()
+    if isinstance(wanted, dict) and field not in _WHOLE:
+        there = live if isinstance(live, dict) else {}
+        return {key: in_place_of(value, there.get(key), key) for key, value in wanted.items()}
+    if keys:
+        named = {tuple(each.get(key) for key in keys): each for each in live or []}
+        return [in_place_of(each, named.get(tuple(each.get(key) for key in keys))) for each in wanted]
+    return live
+
+
 def _identity(field: str, wanted: Sequence[Any]) -> tuple[str, ...]:
     if field != "ports":
         return _IDENTITIES.get(field, ())

@@ -19,6 +19,7 @@ from media_operator.render.objects import (
     pod_security,
     tenant_object,
     tolerations_of,
+    with_further,
 )
 from media_operator.render.resources import GPU, is_extended, quantity, with_defaults
 from media_operator.render.secrets import credentials_hash
@@ -62,7 +63,7 @@ def job(
     if platform.kueue_queue:
         body["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = platform.kueue_queue
         spec["suspend"] = True  # until Kueue admits it
-    return body | {"spec": spec}
+    return with_further(platform, body | {"spec": spec})
 
 
 def cron_job(

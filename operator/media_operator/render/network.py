@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Object, child_name
@@ -21,7 +21,8 @@ def endpoint(tenant: MediaTenant, platform: PlatformSettings) -> str:
     host = tenant.spec.api.host
     if host is None:
         return f"http://{child_name(tenant.tenant_id)}.{tenant.metadata.namespace}.svc"
-    return f"{'https' if platform.cluster_issuer or platform.gateway else 'http'}://{host}"
+    scheme = platform.public_scheme or ("https" if platform.cluster_issuer or platform.gateway else "http")
+    return f"{scheme}://{host}"
 
 
 def ingress(tenant: MediaTenant, platform: PlatformSettings) -> Object:
@@ -58,7 +59,7 @@ def api_network_policy(
     tenant: MediaTenant, platform: PlatformSettings, store: StoreAdminSettings, inputs: Inputs
 ) -> Object:
     """The ports of S3 and PostgreSQL have to be their pods' own: policies see what a Service's port was turned into."""
-    ports = {_port(store.endpoint), _port(inputs.credentials[DATABASE_URL]), *_proxies(platform)}
+    ports = {_port(store.endpoint), *_ports_of_postgresql(inputs), *_proxies(platform)}
     if tenant.spec.auth.oidc is not None:
         ports.add(_port(inputs.oidc_jwks_uri or "https://"))
     ports |= {_port(webhook.url) for webhook in tenant.spec.webhooks}
@@ -75,7 +76,7 @@ def api_network_policy(
 def worker_network_policy(
     tenant: MediaTenant, platform: PlatformSettings, store: StoreAdminSettings, inputs: Inputs
 ) -> Object:
-    ports = {_port(store.endpoint), _port(inputs.credentials[DATABASE_URL]), platform.clamd_port, *_proxies(platform)}
+    ports = {_port(store.endpoint), *_ports_of_postgresql(inputs), platform.clamd_port, *_proxies(platform)}
     if tenant.spec.transcription.enabled and not is_folder(tenant.spec.transcription.model):
         ports.add(443)  # models are downloaded
     selector = {kinds.TENANT_LABEL: tenant.tenant_id, "app.kubernetes.io/component": "worker"}
@@ -92,6 +93,16 @@ def worker_network_policy(
 def is_folder(model: str) -> bool:
     """Whether the model is a folder, in the image or in the cache's volume. Otherwise it is downloaded."""
     return model.startswith(("/", "."))
+
+
+def _ports_of_postgresql(inputs: Inputs) -> set[int]:
+    """Of all hosts in the URL, which has several as `?host=a:5432&host=b:5433`, or as `?host=a,b&port=5432,5433`."""
+    url = inputs.credentials[DATABASE_URL]
+    query = parse_qs(urlsplit(url).query)
+    if len(hosts := query.get("host", [])) > 1:
+        return {_port(f"postgresql://{host}") for host in hosts}
+    ports = ",".join(query.get("port", [])).split(",")
+    return {int(port) for port in ports if port.isdecimal()} or {_port(url)}
 
 
 def _proxies(platform: PlatformSettings) -> set[int]:

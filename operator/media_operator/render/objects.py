@@ -51,6 +51,19 @@ def tenant_object(tenant: MediaTenant, kind: Kind, part: str = "") -> Object:
     }
 
 
+def with_further(platform: PlatformSettings, body: Object) -> Object:
+    """With the platform's further labels and annotations, also in its templates. Ours have the last word."""
+    made = {name: with_further(platform, value) if name in _TO_PODS else value for name, value in body.items()}
+    for name, further in (("labels", platform.labels), ("annotations", platform.annotations)):
+        if further and "metadata" in body:
+            made["metadata"] = {**made["metadata"], name: {**further, **body["metadata"].get(name, {})}}
+    return made
+
+
+_TO_PODS = ("spec", "jobTemplate", "template")
+"""Fields on the way from an object to its pods' metadata."""
+
+
 def labels_of(tenant: MediaTenant, component: str) -> dict[str, str]:
     return {
         "app.kubernetes.io/name": f"media-{component}",

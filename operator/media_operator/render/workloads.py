@@ -7,7 +7,7 @@ from media_operator.cluster.kinds import Object
 from media_operator.render.api import api_deployment, api_service, autoscaler, budget
 from media_operator.render.jobs import cron_job, sweep_minute
 from media_operator.render.network import api_network_policy, http_route, ingress, worker_network_policy
-from media_operator.render.objects import Inputs, tenant_object
+from media_operator.render.objects import Inputs, tenant_object, with_further
 from media_operator.settings import PlatformSettings, StoreAdminSettings
 from media_operator.tenant.spec import MediaTenant
 
@@ -40,6 +40,7 @@ def workloads(
     if tenant.spec.scan.enabled:
         objects.append(cron_job(tenant, platform, store, inputs, "rescan", tenant.spec.scan.rescan_schedule))
     order = {kind: number for number, kind in enumerate(kinds.CHILDREN)}
+    objects = [with_further(platform, each) for each in objects]
     return sorted(objects, key=lambda each: order[kinds.of(each)])
 
 

@@ -1,5 +1,6 @@
 """The forms of texts in a MediaTenant, with words for each of them."""
 
+from decimal import Decimal
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
@@ -84,6 +85,19 @@ Quantity = Annotated[
     StringConstraints(pattern=QUANTITY, max_length=32),
     WithJsonSchema(QUANTITY_SCHEMA),
 ]
+_UNITS = {
+    "m": Decimal("0.001"),
+    **{unit: Decimal(1000) ** power for power, unit in enumerate(("", "k", "M", "G", "T"))},
+}
+_UNITS |= {unit: Decimal(1024) ** power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti"), 1)}
+
+
+def amount(quantity: str) -> Decimal:
+    """Of a text that matches `QUANTITY`."""
+    number = quantity.rstrip("mkKMGTi")
+    return Decimal(number) * _UNITS[quantity.removeprefix(number)]
+
+
 IssuerUrl = Annotated[str, StringConstraints(pattern=ISSUER_URL, max_length=512)]
 Origin = Annotated[str, StringConstraints(pattern=ORIGIN, max_length=255)]
 LabelKey = Annotated[str, StringConstraints(pattern=LABEL_KEY, max_length=317)]

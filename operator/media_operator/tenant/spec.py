@@ -32,6 +32,7 @@ from media_operator.tenant.patterns import (
     Origin,
     Quantity,
     ResourceList,
+    amount,
 )
 from media_operator.tenant.spec_errors import FieldError, SpecInvalid, field_error, sentence, shown
 from media_operator.tenant.status import TenantStatus
@@ -102,6 +103,24 @@ def _countable_rule(field: str) -> str:
     )
 
 
+def _in_bytes(resources: Mapping[str, str]) -> bool:
+    return not any(resources.get(name, "").endswith("m") for name in ("memory", "ephemeral-storage"))
+
+
+def _in_bytes_rule(field: str) -> str:
+    return (
+        f"!has(self.{field}) || !['memory', 'ephemeral-storage'].exists(name, "
+        f"name in self.{field} && string(self.{field}[name]).endsWith('m'))"
+    )
+
+
+_IN_BYTES = "must give memory and ephemeral-storage in bytes, such as 512Mi: 512m is half a byte"
+
+
+def _within_limits(requests: Mapping[str, str], limits: Mapping[str, str]) -> bool:
+    return all(amount(number) <= amount(limits[name]) for name, number in requests.items() if name in limits)
+
+
 _COUNTABLE = "must give each extended resource as a whole number, and none of kubernetes.io"
 
 
@@ -119,6 +138,15 @@ class Resources(Structural):
             lambda own: all(
                 own.limits.get(name, number) == number for name, number in own.requests.items() if "/" in name
             ),
+        ),
+        Rule("requests", _IN_BYTES, _in_bytes_rule("requests"), lambda own: _in_bytes(own.requests)),
+        Rule("limits", _IN_BYTES, _in_bytes_rule("limits"), lambda own: _in_bytes(own.limits)),
+        Rule(
+            "requests",
+            "must not be more than limits",
+            "!has(self.requests) || !has(self.limits) || self.requests.all(name, !(name in self.limits) || "
+            "quantity(string(self.requests[name])).compareTo(quantity(string(self.limits[name]))) <= 0)",
+            lambda own: _within_limits(own.requests, own.limits),
         ),
     )
 

@@ -271,6 +271,19 @@ def resolved(described: Mapping[str, Any]) -> Mapping[str, Any]:
     return schema()["$defs"][reference.rpartition("/")[2]] if reference else described
 
 
+def test_what_policies_ask_of_volumes_and_services_is_there() -> None:
+    for case in CASES:
+        for name, template in pod_templates(case):
+            for volume in template["spec"].get("volumes", []):
+                assert "hostPath" not in volume, name
+                assert "sizeLimit" in volume.get("emptyDir", {"sizeLimit": ""}), (name, volume)
+    labels = "clamd.signatures.persistence.labels.team=media"
+    (claim,) = one("StatefulSet", "media-clamd", "default", labels)["spec"]["volumeClaimTemplates"]
+    assert claim["metadata"]["labels"] == {"team": "media"}
+    for name, protocol in (("media-operator", "http"), ("media-clamd", "tcp")):
+        assert {port["appProtocol"] for port in one("Service", name)["spec"]["ports"]} == {protocol}
+
+
 def test_the_schema_knows_every_value_and_no_other() -> None:
     of_helm = {"global"}
     optional = {f"{path}.claims" for path in paths_with_resources(values())}
@@ -311,12 +324,56 @@ def test_every_value_is_explained_where_it_comes_first() -> None:
         ("clamd.limits.contentMib=4000", "contentMib"),
         ("installCheck.transcription.modle=tiny", "modle"),
         ("image.registry=https://registry.example", "registry"),
+        ("clamd.signatures=null", "'/clamd': missing property 'signatures'"),
+        ("rbac.create=null", "'/rbac': missing property 'create'"),
+        ("commonLabels.app\\.kubernetes\\.io/part-of=suite", "app.kubernetes.io/part-of"),
+        ("operator.podLabels.app\\.kubernetes\\.io/name=mine", "app.kubernetes.io/name"),
     ],
 )
 def test_a_value_that_is_wrong_is_refused_by_its_name(setting: str, named: str) -> None:
     ran = helm("template", "media", CHART, "--set", setting)
     assert ran.returncode != 0
     assert named in ran.stderr
+
+
+def empty_values(values: Object, path: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from empty_values(value, f"{path}{name}.")
+        elif value in ("", {}, []):
+            yield f"{path}{name}"
+
+
+def test_null_is_as_good_as_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By null Helm removes a default."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    nulls = [f"{path}=null" for path in [*empty_values(values), "tenants.ingressAnnotations", "podSecurity.runAsUser"]]
+    assert "<nil>" not in rendered("default", *nulls)
+    told = environment("default", *nulls)
+    assert told["MEDIA_OPERATOR_INGRESS_ANNOTATIONS"] == "{}"
+    for variable, value in told.items():
+        monkeypatch.setenv(variable, value if isinstance(value, str) else "postgresql://role:secret@host/database")
+    for cls in OPERATOR_SETTINGS:
+        cls()
+
+
+def test_a_label_stands_once_and_that_of_a_component_has_the_last_word() -> None:
+    settings = ("commonLabels.team=media", "commonLabels.tier=backend", "operator.podLabels.team=operators")
+    text = rendered("default", *settings)
+    assert not re.search(r"^( +)team: .*(\n\1[^ ].*)*\n\1team: ", text, re.MULTILINE)
+    deployment = one("Deployment", "media-operator", "default", *settings)
+    assert deployment["metadata"]["labels"]["team"] == "media"
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert (labels["team"], labels["tier"]) == ("operators", "backend")
+
+
+@pytest.mark.parametrize("release", ["team.media", "3rd-party", f"9.{'a' * 50}", "a" * 53])
+def test_every_name_that_helm_takes_for_a_release_gives_names_that_kubernetes_takes(release: str) -> None:
+    ran = helm("template", release, CHART, "--namespace", "media-system")
+    assert ran.returncode == 0, ran.stderr
+    for each in yaml.safe_load_all(ran.stdout):
+        if each["kind"] in ("Service", "StatefulSet", "Deployment", "Job"):
+            assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", each["metadata"]["name"])
 
 
 def environment(case: str = "default", *settings: str) -> dict[str, Any]:
@@ -367,6 +424,19 @@ def test_what_the_operator_is_told_it_understands(monkeypatch: pytest.MonkeyPatc
             monkeypatch.setenv(variable, value if isinstance(value, str) else "postgresql://role:secret@host/database")
         for cls in OPERATOR_SETTINGS:
             cls()
+
+
+def test_pull_secrets_are_names_or_as_in_a_pod() -> None:
+    settings = ("imagePullSecrets[0]=one", "imagePullSecrets[1].name=two")
+    assert environment("default", *settings)["MEDIA_OPERATOR_IMAGE_PULL_SECRETS"] == "one,two"
+    pod = one("Deployment", "media-operator", "default", *settings)["spec"]["template"]["spec"]
+    assert pod["imagePullSecrets"] == [{"name": "one"}, {"name": "two"}]
+
+
+@pytest.mark.parametrize("address", ["pgbouncer.databases.svc:5432", "10.0.0.5:6432", "[fd00::5]:6432"])
+def test_tenants_reach_postgresql_by_a_name_or_an_address_of_either_family(address: str) -> None:
+    told = environment("default", f"postgres.tenantAddress={address}")
+    assert told["MEDIA_OPERATOR_DATABASE_TENANT_ADDRESS"] == address
 
 
 def test_on_eks_the_operator_has_no_key_and_its_service_account_has_a_role() -> None:

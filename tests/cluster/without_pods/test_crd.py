@@ -304,6 +304,22 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "spec.transcription.tolerations[0].effect",
         'supported values: "", "NoSchedule", "PreferNoSchedule", "NoExecute"',
     ),
+    ({"api": {"resources": {"limits": {"memory": "512m"}}}}, "spec.api.resources.limits", "512m is half a byte"),
+    (
+        {"scan": {"resources": {"requests": {"ephemeral-storage": "1500m"}}}},
+        "spec.scan.resources.requests",
+        "must give memory and ephemeral-storage in bytes",
+    ),
+    (
+        {"api": {"resources": {"requests": {"cpu": "1500m"}, "limits": {"cpu": 1}}}},
+        "spec.api.resources.requests",
+        "must not be more than limits",
+    ),
+    (
+        {"transcription": {"resources": {"requests": {"memory": "1.5Gi"}, "limits": {"memory": "1500M"}}}},
+        "spec.transcription.resources.requests",
+        "must not be more than limits",
+    ),
     (
         {"transcription": {"tolerations": [{"key": "a key"}]}},
         "spec.transcription.tolerations[0].key",

@@ -15,7 +15,8 @@ from media_operator.backends.databases import known_revisions
 from media_operator.cluster import kinds
 from media_operator.tenant.annotations import ACCEPT_DATA, ADOPT, PAUSED, ROTATE_KEYS
 from media_operator.tenant.ownership import OwnerMark
-from tests.cluster.control_plane.operator_process import Bench, Team, bench, condition_of, until
+from tests.cluster.control_plane.mutating_webhook import mutating
+from tests.cluster.control_plane.operator_process import USER, Bench, Team, bench, condition_of, until
 from tests.cluster.control_plane.server import ControlPlane
 from tests.integration.database.revisions import migrate_to
 from tests.stopwatch import Stopwatch
@@ -174,6 +175,45 @@ async def test_what_somebody_edits_is_put_right_and_what_others_own_stays(shared
     assert put_right["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > 16
     assert put_right["spec"]["template"]["spec"]["containers"][0]["image"] == image
     assert put_right["metadata"]["annotations"]["team"] == "theirs"
+
+
+DEPLOYMENTS = {"apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"]}
+CRON_JOBS = {"apiGroups": ["batch"], "apiVersions": ["v1"], "resources": ["cronjobs"]}
+
+
+def rewritten(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """As policy engines have images come from a registry of the company, and be pulled each time."""
+    at = "/spec/jobTemplate/spec/template/spec" if body["kind"] == "CronJob" else "/spec/template/spec"
+    spec = body["spec"]["jobTemplate"]["spec"] if body["kind"] == "CronJob" else body["spec"]
+    image = spec["template"]["spec"]["containers"][0]["image"].rpartition("/")[2]
+    return [
+        {"op": "replace", "path": f"{at}/containers/0/image", "value": f"registry.corp.example/{image}"},
+        {"op": "replace", "path": f"{at}/containers/0/imagePullPolicy", "value": "Always"},
+        {"op": "replace", "path": f"{at}/terminationGracePeriodSeconds", "value": 33},
+    ]
+
+
+async def test_what_admission_changes_stays_so_without_a_fight_and_edits_are_still_put_right(
+    shared: Bench, control_plane: ControlPlane, namespace: str
+) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    async with mutating(control_plane, shared.api, namespace, [DEPLOYMENTS, CRON_JOBS], rewritten):
+        await settled(team, "acme", tenantId=id_)
+        await team.act_as_kubelet(f"mt-{id_}")
+        await team.condition("acme", "ApiReady", status="True")
+        written = control_plane.writes(USER, but="leases", namespace=namespace)
+        applied = [each for each in written if each.uri.partition("?")[0].endswith(f"/deployments/mt-{id_}")]
+        assert len(applied) <= 3, applied
+        path = team.path(kinds.DEPLOYMENT, f"mt-{id_}")
+        pod = (await shared.api.get(path))["spec"]["template"]["spec"]
+        assert (pod["containers"][0]["image"][:21], pod["terminationGracePeriodSeconds"]) == (
+            "registry.corp.example",
+            33,
+        )
+        await shared.api.patch(path, {"spec": {"minReadySeconds": 99}})
+        await team.seen(kinds.DEPLOYMENT, f"mt-{id_}", lambda new: new["spec"]["minReadySeconds"] != 99)
+        await team.apply("acme", tenantId=id_, api={"replicas": 3})
+        await team.seen(kinds.DEPLOYMENT, f"mt-{id_}", lambda new: new["spec"]["replicas"] == 3)
 
 
 async def test_an_autoscaler_keeps_its_replicas(shared: Bench, namespace: str) -> None:

@@ -70,6 +70,25 @@ async def test_a_pass_with_nothing_to_do_writes_nothing(own: Bench, namespace: s
     assert own.control_plane.writes(USER, since=mark, but="leases", namespace=namespace) == []
 
 
+async def test_labels_that_a_policy_asks_for_are_on_every_object_and_are_written_once(
+    own: Bench, namespace: str
+) -> None:
+    await own.operator(labels='{"team": "media"}', annotations='{"contact": "us"}', resync_seconds="1")
+    team, id_ = Team(own, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_)
+    made = [each for kind in kinds.CHILDREN if kind != kinds.HTTP_ROUTE for each in await team.list(kind)]
+    ours = [each["metadata"] for each in made if each["metadata"].get("labels", {}).get(kinds.TENANT_LABEL) == id_]
+    assert len(ours) == 11
+    assert all((each["labels"]["team"], each["annotations"]["contact"]) == ("media", "us") for each in ours)
+
+    async def is_quiet() -> bool:
+        since = own.control_plane.mark()
+        await asyncio.sleep(3)  # the absence of something: several passes
+        return own.control_plane.writes(USER, since=since, but="leases", namespace=namespace) == []
+
+    await until(is_quiet, 30, own.last_words)
+
+
 async def test_a_restart_writes_nothing(own: Bench, namespace: str) -> None:
     team, id_ = Team(own, namespace), tenant_id(namespace)
     first = await own.operator("first")

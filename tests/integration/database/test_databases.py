@@ -23,6 +23,7 @@ from media_core.jobs.depth import Depth
 from media_core.jobs.kinds import KINDS
 from media_core.jobs.queue import enqueue
 from media_core.schema import grants
+from media_operator.backends import databases as backend
 from media_operator.backends import notes
 from media_operator.backends.breaker import RequestRefused
 from media_operator.backends.databases import (
@@ -33,6 +34,7 @@ from media_operator.backends.databases import (
     password_of,
     read_policy,
 )
+from media_operator.jobs.dispatch import listen
 from media_operator.local.postgres import EmbeddedPostgres
 from media_operator.plan.observed import Losses, Notes
 from media_operator.settings import DatabaseSettings
@@ -40,7 +42,9 @@ from media_operator.tenant.ownership import NotOwned, OwnerMark
 from media_operator.tenant.spec import tenant_id_of
 from tests.integration.database.revisions import migrate_to
 from tests.integration.servers.api import eventually
+from tests.integration.servers.failing_over import Name
 from tests.integration.servers.migrating import make_tables
+from tests.integration.servers.pgbouncer import PgBouncer, pgbouncer  # noqa: F401
 from tests.integration.tenancy import GENEROUS
 
 ACME = OwnerMark("uid-1", "media/acme", "cluster-a", bucket="media-acme")
@@ -395,6 +399,152 @@ async def test_what_a_role_owns_in_another_database_keeps_it_and_not_the_rows(
     ) as way_out:
         await way_out.execute(f"DROP OWNED BY {schema}")
     await databases.drop(schema, ACME)
+    assert not await exists(superuser, "role", schema)
+
+
+ODD = {
+    "client_encoding": "SQL_ASCII",
+    "datestyle": "SQL, DMY",
+    "intervalstyle": "sql_standard",
+    "timezone": "Asia/Kolkata",
+    "bytea_output": "escape",
+    "default_transaction_isolation": "serializable",
+    "statement_timeout": "1ms",
+    "lock_timeout": "1ms",
+    "idle_session_timeout": "1ms",
+    "quote_all_identifiers": "on",
+}
+
+
+async def test_what_a_server_sets_for_all_its_roles_reaches_neither_operator_nor_tenants(
+    operator_url: str, schema: str, superuser: psycopg.AsyncConnection
+) -> None:
+    alter = sql.SQL("ALTER DATABASE postgres {} {}")
+    databases = Databases(settings_for(operator_url))
+    try:
+        for name, value in ODD.items():
+            await superuser.execute(alter.format(sql.SQL("SET"), sql.SQL(f"{name} = '{value}'")))
+        url = await make(databases, schema, migrated=True)
+        assert (await databases.observe(schema, PASSWORD)).complete
+        assert await queue(url)
+        depth = (await databases.depths(schema))["scan"]
+        assert depth.ready == 1
+        async with as_tenant(databases, schema) as tenant:
+            shown = {
+                name: (await (await tenant.execute(f"SHOW {name}".encode())).fetchone() or [""])[0] for name in ODD
+            }
+            row = await (await tenant.execute("SELECT '-infinity'::timestamptz < now(), now(), 'ü会'")).fetchone()
+        assert row
+        assert (row[0], row[1].utcoffset().total_seconds(), row[2]) == (True, 0, "ü会")
+    finally:
+        await superuser.execute(alter.format(sql.SQL("RESET ALL"), sql.SQL("")))
+        await databases.aclose()
+    assert not {name for name, value in ODD.items() if shown[name] == value} - {"quote_all_identifiers"}
+
+
+async def test_the_settings_of_a_tenants_role_hold_behind_pgbouncer(
+    databases: Databases,
+    schema: str,
+    superuser: psycopg.AsyncConnection,
+    pgbouncer: PgBouncer,  # noqa: F811
+) -> None:
+    reported = ("datestyle", "intervalstyle", "timezone", "default_transaction_isolation", "lock_timeout")
+    try:
+        for name in reported:
+            await superuser.execute(f"ALTER DATABASE postgres SET {name} = '{ODD[name]}'".encode())
+        url = plain(pgbouncer.url(await make(databases, schema)))
+        for _ in range(2):  # the second client meets the server connection of the first
+            async with await psycopg.AsyncConnection.connect(url, autocommit=True, prepare_threshold=None) as tenant:
+                for name in reported:
+                    shown = await (await tenant.execute(f"SHOW {name}".encode())).fetchone()
+                    assert shown
+                    assert shown[0] != ODD[name]
+    finally:
+        await superuser.execute("ALTER DATABASE postgres RESET ALL")
+
+
+async def test_a_tenant_of_before_gets_the_settings_that_its_role_lacks(
+    databases: Databases, schema: str, superuser: psycopg.AsyncConnection
+) -> None:
+    await make(databases, schema)
+    await superuser.execute(sql.SQL("ALTER ROLE {} RESET timezone").format(sql.Identifier(schema)))
+    assert not (await databases.observe(schema, PASSWORD)).complete
+    await databases.create(schema, ACME, "secret")
+    assert (await databases.observe(schema, PASSWORD)).complete
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+async def test_a_database_that_cannot_store_every_name_is_refused_with_words(
+    operator_url: str, schema: str, superuser: psycopg.AsyncConnection, encoding: str
+) -> None:
+    name, role = f"odd_{secrets.token_hex(4)}", make_url(operator_url).username
+    await superuser.execute(f"CREATE DATABASE {name} OWNER {role} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    databases = Databases(settings_for(make_url(operator_url).set(database=name).render_as_string(False)))
+    try:
+        with pytest.raises(RequestRefused, match=f"encoding of database {name} is {encoding}.* ENCODING 'UTF8'"):
+            await databases.create(schema, ACME, "secret")
+    finally:
+        await databases.aclose()
+        await superuser.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    assert not await exists(superuser, "role", schema)
+
+
+@asynccontextmanager
+async def closed_database(superuser: psycopg.AsyncConnection, rights: str) -> AsyncIterator[str]:
+    """The name of a database to which only those may connect who are told."""
+    name = f"closed_{secrets.token_hex(4)}"
+    await superuser.execute(f"CREATE DATABASE {name}".encode())
+    await superuser.execute(f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC".encode())
+    await superuser.execute(rights.format(name).encode())
+    yield name
+    await superuser.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+@pytest.mark.parametrize(
+    "rights",
+    ["ALTER DATABASE {{}} OWNER TO {0}", "GRANT CREATE, CONNECT ON DATABASE {{}} TO {0} WITH GRANT OPTION"],
+)
+async def test_a_database_that_is_closed_to_others_lets_each_tenant_in(
+    operator_url: str, schema: str, superuser: psycopg.AsyncConnection, rights: str
+) -> None:
+    role = make_url(operator_url)
+    async with closed_database(superuser, rights.format(role.username)) as name:
+        databases = Databases(settings_for(role.set(database=name).render_as_string(False)))
+        await databases.create(schema, ACME, "secret")
+        assert (await databases.observe(schema, PASSWORD)).complete
+        assert await ask(databases, schema, "SELECT 1") == 1
+        await superuser.execute(f"REVOKE CONNECT ON DATABASE {name} FROM {schema}".encode())
+        async with await psycopg.AsyncConnection.connect(
+            plain(role.set(database=name).render_as_string(False)), autocommit=True
+        ) as owner:
+            await owner.execute(f"REVOKE CONNECT ON DATABASE {name} FROM {schema}".encode())
+        assert not (await databases.observe(schema, PASSWORD)).complete
+        await databases.create(schema, ACME, "secret")
+        assert await ask(databases, schema, "SELECT 1") == 1
+        await databases.drop(schema, ACME)
+        assert not await exists(superuser, "role", schema)
+        await databases.aclose()
+
+
+async def test_a_database_to_which_the_operator_can_let_nobody_is_said(
+    operator_url: str, schema: str, superuser: psycopg.AsyncConnection
+) -> None:
+    role = make_url(operator_url)
+    async with closed_database(superuser, f"GRANT CREATE, CONNECT ON DATABASE {{}} TO {role.username}") as name:
+        databases = Databases(settings_for(role.set(database=name).render_as_string(False)))
+        words = f"GRANT CONNECT ON DATABASE {name} TO {role.username} WITH GRANT OPTION"
+        with pytest.raises(RequestRefused, match=words):
+            await databases.create(schema, ACME, "secret")
+        await databases.aclose()
+    assert not await exists(superuser, "role", schema)
+
+
+async def test_a_server_that_is_too_old_is_refused_with_words(
+    databases: Databases, schema: str, monkeypatch: pytest.MonkeyPatch, superuser: psycopg.AsyncConnection
+) -> None:
+    monkeypatch.setattr(backend, "OLDEST", 99)
+    with pytest.raises(RequestRefused, match="PostgreSQL 99 or newer is needed, and this is 1"):
+        await databases.create(schema, ACME, "secret")
     assert not await exists(superuser, "role", schema)
 
 
@@ -906,6 +1056,38 @@ async def test_why_the_operator_does_not_get_in_is_said_in_words_that_tell_what_
         assert "operator_" not in raised.value.detail
         await databases.aclose()
         plain_server.close()
+
+
+async def test_with_several_hosts_the_one_that_answers_is_found_by_operator_tenants_and_the_listener(
+    operator_url: str, postgres: EmbeddedPostgres, schema: str
+) -> None:
+    service, heard = Name(), asyncio.Queue[str | None]()
+    service.lead_to(postgres)
+    await service.start()
+    role = make_url(operator_url)
+    url = f"postgresql://{role.username}:{role.password}@127.0.0.1:1,127.0.0.1:{service.port}/postgres"
+    databases = Databases(settings_for(f"{url}?target_session_attrs=read-write"))
+    listening = asyncio.create_task(listen(lambda: url, heard.put_nowait))
+    try:
+        async with asyncio.timeout(30):
+            assert await heard.get() is None
+            assert await queue(await make(databases, schema, migrated=True))
+            assert await heard.get() == schema
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        await databases.aclose()
+        await service.stop()
+
+
+async def test_a_pgbouncer_in_front_of_the_operator_is_named(
+    operator_url: str,
+    pgbouncer: PgBouncer,  # noqa: F811
+) -> None:
+    databases = Databases(settings_for(pgbouncer.url(operator_url)))
+    with pytest.raises(Unavailable, match="PgBouncer, and the operator needs a direct connection"):
+        await databases.observe("tenant_acme", PASSWORD)
+    await databases.aclose()
 
 
 async def test_a_full_disk_is_said_whatever_the_servers_language(

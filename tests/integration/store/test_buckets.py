@@ -714,6 +714,59 @@ def in_between(server: S3Server) -> Iterator[Front]:
         front.server_close()
 
 
+async def test_networks_without_a_proxy_are_those_of_tenants_pods(
+    server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", s3_servers.nobody().endpoint)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, ".svc,10.0.0.0/8,127.0.0.0/8")
+    store = Buckets(server.admin())
+    assert not (await store.observe(bucket)).exists
+    await store.aclose()
+
+
+NO_S3 = "what answers at MEDIA_OPERATOR_S3_ENDPOINT is not S3"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "kind", "body", "words"),
+    [
+        ("GET ", "200 OK", "text/html; charset=utf-8", "<!doctype html><title>Console</title>", NO_S3),
+        ("GET ", "404 Not Found", "text/html", "<html>nginx</html>", NO_S3),
+        ("GET ", "403 Forbidden", "text/html", "<html>Request blocked</html>", NO_S3),
+        ("GET ", "400 Bad Request", "text/plain", "Client sent an HTTP request to an HTTPS server.", NO_S3),
+        ("PUT /[^/]*$", "400 Bad Request", "application/xml", "InvalidLocationConstraint", "does not know the region"),
+        (
+            "PUT /[^/]*$",
+            "403 Forbidden",
+            "application/xml",
+            "AccessDenied",
+            "CreateBucket, or make the bucket",
+        ),
+    ],
+)
+async def test_what_is_wrong_with_an_address_or_a_key_is_said_in_words(
+    server: S3Server,
+    bucket: str,
+    tenant: str,
+    mark: OwnerMark,
+    request_: str,
+    status: str,
+    kind: str,
+    body: str,
+    words: str,
+) -> None:
+    text = f"<Error><Code>{body}</Code></Error>" if kind == "application/xml" else body
+    async with lying(server.settings) as gateway:
+        gateway.answer(request_, status, head=f"Content-Type: {kind}", body=text.encode())
+        store = Buckets(
+            StoreAdminSettings.model_validate({**server.admin().model_dump(), "endpoint": gateway.settings.endpoint})
+        )
+        with pytest.raises(Unavailable, match=words):
+            await store.create(bucket, mark, tenant_id=tenant)
+        await store.aclose()
+
+
 async def test_a_gateway_that_answers_in_place_of_s3_is_an_outage_and_no_empty_bucket(
     server: S3Server, root: Any, bucket: str, tenant: str, mark: OwnerMark
 ) -> None:

@@ -1,6 +1,7 @@
 """A server whose certificate is of a private authority is trusted by every library that talks to the outside, by the
 variables that pods get for it."""
 
+import asyncio
 import http.server
 import os
 import ssl
@@ -144,6 +145,28 @@ async def test_the_operator_says_why_it_does_not_accept_a_certificate(
     with pytest.raises(Unavailable, match=f"the certificate of S3 at {server} is not accepted: .*issuer certificate"):
         await buckets.observe("media-acme")
     await buckets.aclose()
+
+
+async def test_http_and_https_that_are_mixed_up_are_said(server: str) -> None:
+    async def said(endpoint: str) -> str:
+        settings = StoreAdminSettings(endpoint=endpoint, access_key_id="a", secret_access_key=SecretStr("b"))
+        buckets = Buckets(settings)
+        with pytest.raises(Unavailable) as raised:
+            await buckets.observe("media-acme")
+        await buckets.aclose()
+        return raised.value.detail
+
+    assert "perhaps its port is for https" in await said(server.replace("https://", "http://"))
+    plain = await asyncio.start_server(_answers_without_tls, "127.0.0.1", 0)
+    async with plain:
+        address = f"https://127.0.0.1:{plain.sockets[0].getsockname()[1]}"
+        assert f"{address} does not speak TLS as we do: perhaps its port is for http" in await said(address)
+
+
+async def _answers_without_tls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(1)
+    writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    writer.close()
 
 
 async def test_authorities_that_are_renewed_are_trusted_without_a_restart(

@@ -7,11 +7,13 @@ manifests, and for every other tenant the difference. Read the changes before yo
 import base64
 import copy
 import difflib
+import functools
 import itertools
 import json
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -510,6 +512,47 @@ def test_models_are_kept_where_the_tenant_says(asked: dict[str, Any], volume: di
     found = next((each for each in pod["volumes"] if each["name"] == "models"), None)
     assert found == volume
     assert ("MEDIA_WHISPER_DOWNLOAD_ROOT" in environment(pod)) is (volume is not None)
+
+
+PATHS_TO_METADATA = ((), ("spec", "template"), ("spec", "jobTemplate"), ("spec", "jobTemplate", "spec", "template"))
+
+
+def test_labels_and_annotations_that_a_policy_asks_for_are_on_every_object_and_pod() -> None:
+    labels, annotations = {"team": "media", "app.kubernetes.io/part-of": "theirs"}, {"contact": "us"}
+    further = {"labels": json.dumps(labels), "annotations": json.dumps(annotations)}
+    for case in CASES.values():
+        decorated = made(replace(case, platform={**case.platform, **further}))
+        for before, after in zip(made(case), decorated, strict=True):
+            for path in PATHS_TO_METADATA:
+                old, new = (functools.reduce(lambda at, name: at.get(name, {}), path, each) for each in (before, after))
+                if "metadata" in old:
+                    old, new = old["metadata"], new["metadata"]
+                    assert new["labels"] == {**labels, **old["labels"]}
+                    assert new["annotations"] == {**annotations, **old.get("annotations", {})}
+            assert before.get("spec", {}).get("selector") == after.get("spec", {}).get("selector")
+
+
+@pytest.mark.parametrize(
+    ("platform", "scheme"),
+    [
+        ({}, "http"),
+        ({"public_scheme": "https"}, "https"),
+        ({"cluster_issuer": "letsencrypt"}, "https"),
+        ({"gateway": "edge/public"}, "https"),
+        ({"gateway": "edge/public", "public_scheme": "http"}, "http"),
+    ],
+)
+def test_links_have_the_scheme_that_clients_use_wherever_tls_ends(platform: dict[str, str], scheme: str) -> None:
+    case = Case({"api": {"host": "media.acme.example"}}, platform)
+    assert environment(api(case))["MEDIA_PUBLIC_URL"] == f"{scheme}://media.acme.example"
+
+
+def test_policies_let_through_the_ports_of_all_hosts_of_postgresql() -> None:
+    tenant = CASES["default"].tenant()
+    url = "postgresql+psycopg://tenant_acme:x@/media?host=a:5433&host=b:6432"
+    objects = CASES["default"].workloads(tenant, credentials={**CREDENTIALS, "database-url": url})
+    for policy in (each for each in objects if each["kind"] == "NetworkPolicy"):
+        assert {5433, 6432} < {each["port"] for each in policy["spec"]["egress"][1]["ports"]}
 
 
 def test_a_job_waits_for_kueue_where_there_is_one() -> None:

@@ -1,0 +1,51 @@
+"""URLs of PostgreSQL as people and other operators write them."""
+
+import pytest
+from pydantic import ValidationError
+
+from media_core.database import connection_arguments
+from media_core.settings import complaints
+from media_operator import postgres_url
+from media_operator.settings import DatabaseSettings
+
+
+@pytest.mark.parametrize(
+    ("text", "hosts", "ports"),
+    [
+        ("postgresql://media:x@db/media", "db", None),
+        ("postgres://media:x@db:6432/media?sslmode=require&channel_binding=require", "db", "6432"),
+        ("postgresql://media:x@db/media\n", "db", None),
+        ("postgresql://media:p%40%3A%2F%3F%23%25@db/media", "db", None),
+        ("postgresql://media:x@[fd00::1]:6432/media", "fd00::1", "6432"),
+        ("postgresql://media:x@a:5433,b/media?target_session_attrs=read-write", "a,b", "5433,5432"),
+        ("postgresql+psycopg://media:x@a,b:5433/media", "a,b", "5432,5433"),
+        ("postgresql://media:x@/media?host=a:5433&host=b:5434", "a,b", "5433,5434"),
+        ("postgresql://media:x@/media?host=a,b&port=1,2", "a,b", "1,2"),
+    ],
+)
+def test_one_host_or_several_are_read_in_every_form(text: str, hosts: str, ports: str | None) -> None:
+    url = postgres_url.parsed(text)
+    assert (url.drivername, url.username, url.database) == ("postgresql+psycopg", "media", "media")
+    arguments = connection_arguments(url.render_as_string(hide_password=False))
+    assert (arguments["host"], arguments.get("port")) == (hosts, ports)
+    assert arguments["password"] == ("p@:/?#%" if "%40" in text else "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("jdbc:postgresql://db:5432/media?user=media&password=hush", "it must be postgresql://role:password@host"),
+        ("host=db user=media password=hush", "it must be postgresql://role:password@host"),
+        ("postgresql://media:hush@db:port/media", "it must be postgresql://role:password@host"),
+        ("postgresql://media:hush@db:port,b/media", "it must be postgresql://role:password@host"),
+        ("mysql://media:hush@db/media", "it must be postgresql://role:password@host"),
+        ("postgresql://media:hush@db/media?schema=public", "knows no parameter schema: leave it out"),
+    ],
+)
+def test_what_cannot_be_read_is_said_without_the_password(text: str, words: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        DatabaseSettings(url=text)  # type: ignore[arg-type]
+    (line,) = complaints(raised.value)
+    assert line.startswith("MEDIA_OPERATOR_DATABASE_URL: ")
+    assert words in line
+    assert "hush" not in line
