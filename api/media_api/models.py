@@ -463,7 +463,7 @@ class SearchHit(BaseModel):
 
 
 class Health(BaseModel):
-    """It is well. What is not is a problem."""
+    """The answer of a process that is well. One that is not answers with a problem."""
 
     status: Literal["ok"] = "ok"
     detail: None = None

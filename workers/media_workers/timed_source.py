@@ -1,5 +1,5 @@
-"""A stored content as a source for decoding, which tells a slow store from a file that takes long to decode, and an
-object that was cut from a damaged file.
+"""A stored content as a source for decoding. It tells a slow store from a file that takes long to decode, and an object
+that was cut from a file that is damaged.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ class TimedSource(StoreSource):
         self._reading_since: float | None = None
 
     async def read(self, start: int, length: int) -> bytes:
-        """Raises ObjectMissing also for an object that is shorter than its content: its rest would count for an end."""
+        """Raises ObjectMissing also for an object that is shorter than its content, which a decoder takes for whole."""
         began = time.monotonic()
         if self._reading_since is None:
             self._reading_since = began

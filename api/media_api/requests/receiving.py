@@ -65,7 +65,7 @@ MAX_DIGEST_CHARACTERS: Final = 1024
 
 
 def digest_header(name: str, of: str = "The file's") -> dict[str, Any]:
-    """For the description alone: whoever reads it reads all lines of it."""
+    """Only describes the header. `listed` reads it, from all its lines."""
     description = f"{of} digest, `sha-256=:<base64>:` (RFC 9530); compared with what arrives."
     return described(name, description, format="digest")
 

@@ -146,11 +146,11 @@ async def get_transcript(
 ) -> Response:
     """A completed transcription as JSON, plain text, SubRip or WebVTT.
 
-    Each segment is a cue of the last two. If a segment lasts more than seven seconds, all have at most two lines of 42
-    columns and seven seconds. Where you ask for a shape (`max_chars`, `max_lines`, `max_seconds`; what you leave out is
-    as said), they have that. A longer segment is divided between its words: with `word_timestamps` at their times, else
-    in proportion to the letters. A word that is longer than a line is not divided. With `channels=split` each cue names
-    its speaker.
+    In SubRip and WebVTT each segment is a cue. If a segment lasts more than seven seconds, all cues have at most two
+    lines of 42 columns and seven seconds. If you ask for a shape (`max_chars`, `max_lines`, `max_seconds`; what you
+    leave out is 42, 2 or 7), all cues have that. A longer segment is divided between its words: with `word_timestamps`
+    at their times, else in proportion to the letters. A word that is longer than a line is not divided. With
+    `channels=split` each cue names its speaker.
     """
     job = await services.jobs.find(caller, job_id)
     if job.kind != "transcribe":

@@ -109,7 +109,7 @@ _THUMBNAIL_RESPONSES: Final = {
     _DOWNLOAD,
     name="head_media",
     response_class=Response,
-    openapi_extra={"parameters": [*_CONDITIONS]},
+    openapi_extra={"parameters": list(_CONDITIONS)},
     responses=_HEAD_RESPONSES,
 )
 @router.get(
@@ -132,7 +132,7 @@ async def download_media(caller: Reader, services: Wired, request: Request, medi
 @router.get(
     "/v1/media/download/{media_id}/thumbnail",
     response_class=Response,
-    openapi_extra={"parameters": [*_CONDITIONS]},
+    openapi_extra={"parameters": list(_CONDITIONS)},
     responses=_THUMBNAIL_RESPONSES,
 )
 async def download_thumbnail(

@@ -34,7 +34,7 @@ async def signed_object(services: Wired, request: Request, key: str) -> Response
     readable: downloads.Readable
     if source.thumbnail:
         picture = await serving.whole_thumbnail(source, wanted.thumbnail_sha256)
-        size, etag, readable = len(picture), f'"{sha256}-thumbnail"', downloads.Whole(picture)
+        size, etag, readable = len(picture), f'"{wanted.thumbnail_sha256}"', downloads.Whole(picture)
     else:
         stored = await store.head(signed.key)
         if stored is None or stored.size != wanted.size:

@@ -191,7 +191,7 @@ class Library:
         items = [item_of(row) for row in page.rows]
         return [item for item in items if access.shows(caller, item, policy)], page.goes_on
 
-    async def require_servable(self, sha256: str) -> "Servable":
+    async def require_servable(self, sha256: str) -> Servable:
         """For a URL signed earlier. Raises Refused `not_found` unless the content's verdict still lets bytes out."""
         rows = await self.database.call(_SERVABLE, (sha256,))
         if not rows or not access.open_to_all(rows[0].scan_status, await self.policy.current()):

@@ -51,8 +51,8 @@ class ObjectMissing(Exception):
 class PieceGone(Unavailable):
     """The last piece of an upload is not there, though it was recorded: its bytes have to come again.
 
-    As after a failover that lost what was committed last: the record is older than what staging has. A piece that was
-    replaced meanwhile is gone. Or as after the loss of a disk.
+    The disk of the store may have been lost. Or PostgreSQL lost what was committed last in a failover: its record is
+    older than what staging has, and names a piece that was replaced meanwhile.
     """
 
     def __init__(self, detail: str = "a piece of this upload is gone") -> None:

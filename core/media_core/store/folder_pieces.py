@@ -198,7 +198,7 @@ class FolderGatheredObject(Complete):
                 while at < size:
                     chunk = await in_thread(os.pread, file.fileno(), min(CHUNK_BYTES, size - at), at)
                     if not chunk:
-                        raise self._is_short(path)
+                        raise self._short(path)
                     yield chunk
                     at += len(chunk)
 
@@ -230,7 +230,7 @@ class FolderGatheredObject(Complete):
             while at < size:
                 chunk = os.pread(source.fileno(), min(CHUNK_BYTES, size - at), at)
                 if not chunk:
-                    raise self._is_short(path)
+                    raise self._short(path)
                 write_all(file, chunk)
                 at += len(chunk)
 
@@ -238,10 +238,10 @@ class FolderGatheredObject(Complete):
         try:
             return FileIO(path)
         except FileNotFoundError:
-            raise self._is_short(path) from None
+            raise self._short(path) from None
 
-    def _is_short(self, path: Path) -> Unavailable:
-        """What to raise. Only the last piece can come again."""
+    def _short(self, path: Path) -> Unavailable:
+        """What to raise for a piece that is missing or shorter. Only the last one can come again."""
         return PieceGone(_SHORTER) if path == self._pieces[-1][0] else unavailable(_SHORTER)
 
     def _discard(self) -> None:

@@ -27,6 +27,7 @@ from media_core.store.trailing_hash import TrailingHash
 if TYPE_CHECKING:
     from media_core.store.s3 import S3Store
 
+_GONE = "a piece of this upload is gone"
 TRY_AGAIN_SECONDS = (0.1, 0.3, 1.0)
 """Pauses before a piece is put again that S3 did not take."""
 TRIES_END_AFTER_SECONDS = 5.0
@@ -149,7 +150,7 @@ class S3Appending:
                 raise PieceGone from None
             data = b""
         if len(data) != piece.size:
-            raise unavailable("a piece of this upload is gone")
+            raise unavailable(_GONE)
         return data
 
     def _key(self, piece: Piece) -> str:
@@ -184,7 +185,11 @@ class S3GatheredObject(Complete):
         for key, size in self._pieces:
             begin, end = max(start, at), min(start + length, at + size)
             if begin < end:
-                found += await self._store._read(key, begin - at, end - begin)
+                try:
+                    found += await self._store._read(key, begin - at, end - begin)
+                except ObjectMissing:
+                    await self._require_last()
+                    raise unavailable(_GONE) from None
             at += size
         return bytes(found)
 
@@ -200,7 +205,7 @@ class S3GatheredObject(Complete):
                 pass
             if sent != size:
                 await self._require_last()
-                raise unavailable("a piece of this upload is gone")
+                raise unavailable(_GONE)
 
     async def _require_last(self) -> None:
         """Raises PieceGone if the last piece is gone: only that one can come again."""

@@ -80,13 +80,13 @@ def cues(
     """The cues of a transcript's segments (see `formats`), in order. None: each segment is a cue as it is, unless one
     of them lasts longer than a broadcaster's cue. Then all have that shape.
     """
-    has_long = any(segment["end"] - segment["start"] > BROADCAST.seconds for segment in segments)
+    has_long = any(_seconds(segment) > BROADCAST.seconds for segment in segments)
     shape = asked_for or (BROADCAST if has_long else _ONE_LINE)
     for segment in segments:
         text = _Text(segment["text"])
         words = list(_timed(text, segment, language, shape))
         fits = text.columns(0, len(text.text)) <= shape.lines * shape.columns
-        if fits and segment["end"] - segment["start"] <= shape.seconds:
+        if fits and _seconds(segment) <= shape.seconds:
             lines = _lines(text, words, shape)
             if len(lines) <= shape.lines:
                 yield _cue(text, segment, segment["start"], segment["end"], lines)
@@ -95,6 +95,11 @@ def cues(
             start = group[0].start
             end = min(group[-1].end, start + shape.seconds)
             yield _cue(text, segment, start, end, _lines(text, group, shape))
+
+
+def _seconds(segment: Mapping[str, Any]) -> float:
+    """To the millisecond: 8.14 - 1.14 is a little more than 7."""
+    return float(round(segment["end"] - segment["start"], 3))
 
 
 def _cue(text: _Text, segment: Mapping[str, Any], start: float, end: float, lines: Sequence[Sequence[_Word]]) -> Cue:

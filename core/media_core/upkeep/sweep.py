@@ -1,9 +1,9 @@
 """The sweep: finds and repairs what killed processes left behind. Every step is idempotent.
 
 Nothing is done if the schema does not belong to the bucket (`births`), or if PostgreSQL's clock and this machine's
-differ: what was to be kept for days may not have been. An orphan (an object without a row) is noted
-when it is first seen and removed days later. If there are more orphans than interrupted uploads can explain, they are
-kept, and the operator reports them. A content whose object the listing does not show, and the store does not have when
+differ: what is to be kept for days would go too early. An orphan (an object without a row) is noted when it is first
+seen and removed days later. If there are more orphans than interrupted uploads can explain, they are kept, and the
+operator reports them. A content whose object the listing does not show, and the store does not have when
 it is asked, is noted as lost (rule 6 of `contents.life`). Each statement that writes looks at a bounded number of rows,
 so a sweep of a million rows holds no lock for longer than one of a hundred. Nor does it need much more memory: orphans
 are in their table only, and of the objects that were listed a few bits each are kept.
@@ -36,7 +36,7 @@ FIRST_SWEEPS: Final = 24
 """The first sweeps of a schema, in which usage is counted anew: a migration added counters, and pods of the previous
 version ran on for a while without updating them."""
 MOST_APART: Final = timedelta(hours=1)
-"""By so much PostgreSQL's clock and this machine's may differ. All that is kept is kept for a day or longer."""
+"""By so much PostgreSQL's clock and this machine's may differ. What is kept for a time is kept for a day or longer."""
 BATCH: Final = 200
 """Rows that one statement looks at."""
 BITS: Final = 64

@@ -69,6 +69,8 @@ class Finals:
         checked(caller, declared, total, await self._uploads.policy.current())
         upload_id = new_upload_id()
         async with self._claimed(caller, parts) as claims:
+            if any(claim.received != claim.length for claim in claims):  # it was whole before: the store has lost bytes
+                raise _incomplete()
             async with self._reservation(parts, claims) as reservation:
                 key = idempotency_key or _key_of(parts)
                 uploaded = await self._stored(caller, parts, declared, total, reservation, key, digest, claims)
@@ -142,7 +144,7 @@ class Finals:
                         async for chunk in chunks:
                             await upload.write(bytes(chunk))
                 except PieceGone:
-                    await claim_of[part].go_back()
+                    await shielded(claim_of[part].go_back())
                     raise _incomplete() from None
             return await upload.commit(caller, declared, idempotency_key=key)
 

@@ -256,6 +256,24 @@ async def test_a_thumbnail_that_the_store_has_spoilt_is_not_served_and_is_made_a
     assert await broken(fresh_api.database, fresh_api.store, fresh_api.tenant.tenant_id) == []
 
 
+async def test_a_thumbnail_that_is_made_again_with_other_bytes_has_another_etag_by_a_url_of_the_folder(
+    fresh_api: Api,
+) -> None:
+    """As by another release of the encoder. A client that goes on with `If-Range` would mix the two pictures."""
+    async with fresh_api.client() as client, anybody() as nobody:
+        uploaded = await post(client, photo(640, 480), "a.jpg")
+        await fresh_api.verdict(uploaded["sha256"])
+        url = (await client.get(f"/v1/media/signed/{uploaded['thumbnail_id']}")).json()["data"]["url"]
+        before = await nobody.get(url)
+        await fresh_api.store.delete(thumbnail_key(fresh_api.tenant.tenant_id, uploaded["sha256"]))
+        problem(await nobody.get(url), 425, "thumbnail_pending")
+        await fresh_api.thumbnail(uploaded["sha256"], before.content + b"other")
+        after = await nobody.get(url, headers={"Range": "bytes=100-", "If-Range": before.headers["etag"]})
+        assert (after.status_code, after.content) == (200, before.content + b"other")
+        by_id = await client.get(f"/v1/media/download/{uploaded['thumbnail_id']}")
+        assert after.headers["etag"] == by_id.headers["etag"]
+
+
 # -- the same bytes again ----------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -630,21 +631,27 @@ async def test_what_a_folder_has_lost_of_a_piece_comes_again(
     assert await broken(database, folder_store, uploads.tenant_id) == []
 
 
-@pytest.mark.parametrize("known", [True, False], ids=["hash known", "hash unknown"])
+@pytest.mark.parametrize(
+    ("before", "known"),
+    [(6 * MIB, True), (6 * MIB, False), (0, True)],
+    ids=["hash known", "hash unknown", "only piece, hash known"],
+)
 async def test_where_the_last_piece_of_a_whole_upload_is_gone_its_bytes_come_again(
     uploads: Uploads,
     library: Library,
     database: Database,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
+    before: int,
     known: bool,
 ) -> None:
     server = await s3_servers.start("versitygw", tmp_path)
     uploads.store = library.store = store = S3Store(server.settings, uploads.tenant_id)
-    at, data = Resumables(uploads, lifetime=timedelta(days=1)), os.urandom(6 * MIB + 2000)
+    at, data = Resumables(uploads, lifetime=timedelta(days=1)), os.urandom(before + 2000)
     upload_id = (await at.create(ALICE, FILE, len(data))).upload_id
     try:
-        await add(at, upload_id, data[: 6 * MIB], 0)
+        if before:
+            await add(at, upload_id, data[:before], 0)
         finish = Resumables.finish
 
         async def after_the_loss(at: Resumables, caller: Claims, claim: Claim, **how: Any) -> None:
@@ -656,7 +663,7 @@ async def test_where_the_last_piece_of_a_whole_upload_is_gone_its_bytes_come_aga
 
         with monkeypatch.context() as patch, pytest.raises(Refused) as refused:
             patch.setattr(Resumables, "finish", after_the_loss)
-            await add(at, upload_id, data[6 * MIB :], 6 * MIB)
+            await add(at, upload_id, data[before:], before)
         assert refused.value.code == "offset_mismatch"
         offset = (await at.settled(ALICE, upload_id)).received
         assert refused.value.facts == {"offset": offset}
@@ -688,6 +695,33 @@ async def test_a_part_whose_bytes_are_lost_is_complete_no_more_and_its_bytes_com
     uploaded = (await finals.concatenate(ALICE, concat, parts, FILE)).uploaded
     assert uploaded is not None
     assert uploaded.sha256 == hashlib.sha256(b"".join(data)).hexdigest()
+    assert await broken(database, folder_store, uploads.tenant_id) == []
+
+
+async def test_a_part_whose_bytes_are_lost_before_another_final_upload_claims_it_makes_no_shorter_file(
+    resumables: Resumables, elsewhere: Resumables, folder_store: FolderStore, database: Database, uploads: Uploads
+) -> None:
+    """The other one has seen that all parts are complete."""
+    data = os.urandom(MIB)
+    parts = [(await resumables.create(ALICE, FILE, MIB, partial=True)).upload_id for _ in range(2)]
+    for part in parts:
+        await add(resumables, part, data, 0)
+    ((name,),) = await database.call("SELECT name FROM upload_piece WHERE upload_id = %s", (parts[1],))
+    (folder_store._root / staging_key(uploads.tenant_id, name)).unlink()
+    concat, later = f"final;{parts[0]} {parts[1]}", Finals(elsewhere)
+    size_of = later._size
+
+    async def then_lost(caller: Claims, parts: Sequence[str]) -> int:
+        size = await size_of(caller, parts)
+        with pytest.raises(Refused):
+            await Finals(resumables).concatenate(caller, concat, parts, FILE)
+        return size
+
+    later._size = then_lost  # type: ignore[method-assign]
+    with pytest.raises(Refused) as refused:
+        await later.concatenate(ALICE, concat, parts, FILE)
+    assert refused.value.code == "bad_request"
+    assert (await usage(database)).reserved == 2 * MIB
     assert await broken(database, folder_store, uploads.tenant_id) == []
 
 

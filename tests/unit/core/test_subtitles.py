@@ -153,6 +153,16 @@ def test_a_segment_of_up_to_seven_seconds_is_a_cue_as_it_is_unless_a_shape_is_as
     assert formats.srt(result, Shape()).count(" --> ") == 3
 
 
+@pytest.mark.parametrize("start", [1.14, 1.96])
+def test_a_segment_of_seven_seconds_is_not_longer_for_how_numbers_are_stored(start: float) -> None:
+    said = "good evening team please open the new report"
+    seven = segment(said, start, round(start + 7, 3))
+    assert seven["end"] - seven["start"] > 7
+    result = {"segments": [seven], "language": "en"}
+    assert f"\n{said}\n" in formats.srt(result)
+    assert formats.srt(result, Shape()).count(" --> ") == 1
+
+
 def test_one_segment_of_more_than_seven_seconds_gives_all_of_its_transcript_the_shape_of_subtitles() -> None:
     said = "good evening team please open the new report"
     long = segment(MONOLOGUE, 5.0, 35.0)
