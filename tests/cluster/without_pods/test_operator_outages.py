@@ -86,7 +86,7 @@ async def test_labels_that_a_policy_asks_for_are_on_every_object_and_are_written
         await asyncio.sleep(3)  # the absence of something: several passes
         return own.control_plane.writes(USER, since=since, but="leases", namespace=namespace) == []
 
-    await until(is_quiet, 30, own.last_words)
+    await until(is_quiet, own.last_words)
 
 
 async def test_a_restart_writes_nothing(own: Bench, namespace: str) -> None:
