@@ -6,21 +6,27 @@ from psycopg.pq import Conninfo
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-_SEVERAL = re.compile(r"(?P<before>[^/?]+://(?:[^@/?]*@)?)(?P<hosts>[^@/?]*,[^@/?]*)(?P<after>.*)", re.DOTALL)
-"""Several hosts, each with or without its port, as libpq takes them."""
-_HOST = re.compile(r"(\[[^]]*\]|[^:]*)(?::([0-9]+))?")
+_SEVERAL = re.compile(
+    r"(?P<before>[^:/?]+://(?:[^:/@]*(?::[^@]*)?@)?+)(?P<hosts>[^@/?]*,[^@/?]*)(?P<after>(?:[/?].*)?)", re.DOTALL
+)
+"""Several hosts, each with or without its port, as libpq takes them. A comma of the password is none of theirs."""
+_HOST = re.compile(r"(?:\[([^]]*)\]|([^:]*))(?::([0-9]+))?")
 
 
 def parsed(text: str) -> URL:
-    """The URL, of the driver psycopg. Several hosts become `?host=a:1&host=b:2`, as SQLAlchemy has them.
+    """The URL, of the driver psycopg. Several hosts become `?host=a,b&port=1,2`, which SQLAlchemy and libpq have both.
 
     Raises ValueError with a sentence. It has no part of the URL that may be secret.
     """
     try:
         several = _SEVERAL.fullmatch(text.strip())
         url = make_url(several["before"] + several["after"] if several else text.strip())
-        for each in several["hosts"].split(",") if several else ():
-            url = url.update_query_pairs([("host", _with_port(each))], append=True)
+        if several:
+            hosts, ports = zip(*map(_place, several["hosts"].split(",")), strict=True)
+            url = url.update_query_dict({"port": ",".join(ports), **url.query, "host": ",".join(hosts)})
+        host, port = url.query.get("host"), url.query.get("port")
+        if isinstance(host, str) and isinstance(port, str) and "," not in port:  # one port of all hosts
+            url = url.update_query_dict({"port": ",".join(port for _ in host.split(","))})
     except (ArgumentError, ValueError):
         raise ValueError(_FORM) from None
     if url.get_backend_name() not in ("postgresql", "postgres"):
@@ -37,8 +43,8 @@ _FORM = (
 )
 
 
-def _with_port(host: str) -> str:
-    found = _HOST.fullmatch(host)
+def _place(text: str) -> tuple[str, str]:
+    found = _HOST.fullmatch(text)
     if found is None:
-        raise ValueError(host)
-    return f"{found[1]}:{found[2] or 5432}"
+        raise ValueError(text)
+    return found[1] or found[2], found[3] or "5432"

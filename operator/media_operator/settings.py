@@ -116,7 +116,7 @@ class DatabaseSettings(EnvironmentSettings):
     @classmethod
     def _can_be_read(cls, url: SecretStr) -> SecretStr:
         postgres_url.parsed(url.get_secret_value())
-        return url
+        return SecretStr(url.get_secret_value().strip())  # many a Secret ends with a newline
 
 
 class StoreAdminSettings(EnvironmentSettings):

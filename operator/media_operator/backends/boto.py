@@ -177,6 +177,11 @@ def _of_the_operator(error: ClientError) -> bool:
     return error.operation_name == "AssumeRoleWithWebIdentity"
 
 
+def _is_of_no_api(error: ClientError) -> bool:
+    """Whether it has no code of its own, as S3, IAM and STS give to all but HEAD, and is no plea to come again."""
+    return code(error).isdecimal() and status(error) < 500 and is_refusal(error) and error.operation_name[:4] != "Head"
+
+
 _NAMES = {"store": "S3", "iam": "IAM", "sts": "STS"}
 _ENDPOINTS = {
     "store": "MEDIA_OPERATOR_S3_ENDPOINT",
@@ -200,7 +205,7 @@ def _sentence(dependency: Dependency, error: ClientError, what: str) -> str:
         )
     if code(error) == "RequestTimeTooSkewed":
         return f"the clocks of {name} and of the operator differ too much"
-    if code(error).isdecimal() and 400 <= status(error) < 500 and not error.operation_name.startswith("Head"):
+    if _is_of_no_api(error) and (dependency == "store" or code(error) not in _NO_SUCH_API):
         return (
             f"what answers at {endpoint} is not {name}, but perhaps a web server, a console or a proxy, or it speaks "
             f"https ({reason}): check {endpoint}"

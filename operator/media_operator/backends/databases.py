@@ -574,6 +574,7 @@ _AWAY: Sequence[tuple[str, str]] = (
     ("too many (connections|clients)|connection slots", "PostgreSQL has no free connection for the operator"),
     ("certificate|SSL", "PostgreSQL's certificate is not accepted, or sslmode in its URL does not fit the server"),
     ("^53100|No space left|disk full", "PostgreSQL's disk is full: make room there"),
+    ("unrecognized configuration parameter", f"PostgreSQL {OLDEST} or newer is needed, and this is older"),
     ("unsupported startup parameter", "that is PgBouncer, and the operator needs a direct connection to PostgreSQL"),
     ("starting up|shutting down|recovery", "PostgreSQL is starting or ending"),
     ("resolve|not known|translate host", "the host in PostgreSQL's URL has no address"),

@@ -94,7 +94,7 @@ class Controller:
             return None
         started = time.monotonic()
         try:
-            tenant = MediaTenant.read({**body, "status": None})
+            tenant = MediaTenant.read({**body, "status": None}, stored=True)
         except SpecInvalid as error:
             self._forget(key)
             await self._status.write(body, spec_invalid(body, error), TenantStatus())

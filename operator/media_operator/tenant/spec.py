@@ -104,13 +104,16 @@ def _countable_rule(field: str) -> str:
 
 
 def _in_bytes(resources: Mapping[str, str]) -> bool:
-    return not any(resources.get(name, "").endswith("m") for name in ("memory", "ephemeral-storage"))
+    """Kubernetes' own clients write 1.2Gi as 1288490188800m: that is meant."""
+    given = (resources.get(name, "") for name in ("memory", "ephemeral-storage"))
+    return not any(each.endswith("m") and amount(each) < amount("1Mi") for each in given)
 
 
 def _in_bytes_rule(field: str) -> str:
     return (
         f"!has(self.{field}) || !['memory', 'ephemeral-storage'].exists(name, "
-        f"name in self.{field} && string(self.{field}[name]).endsWith('m'))"
+        f"name in self.{field} && string(self.{field}[name]).endsWith('m') && "
+        f"quantity(string(self.{field}[name])).isLessThan(quantity('1Mi')))"
     )
 
 
@@ -139,14 +142,15 @@ class Resources(Structural):
                 own.limits.get(name, number) == number for name, number in own.requests.items() if "/" in name
             ),
         ),
-        Rule("requests", _IN_BYTES, _in_bytes_rule("requests"), lambda own: _in_bytes(own.requests)),
-        Rule("limits", _IN_BYTES, _in_bytes_rule("limits"), lambda own: _in_bytes(own.limits)),
+        Rule("requests", _IN_BYTES, _in_bytes_rule("requests"), lambda own: _in_bytes(own.requests), ratcheting=True),
+        Rule("limits", _IN_BYTES, _in_bytes_rule("limits"), lambda own: _in_bytes(own.limits), ratcheting=True),
         Rule(
             "requests",
             "must not be more than limits",
             "!has(self.requests) || !has(self.limits) || self.requests.all(name, !(name in self.limits) || "
             "quantity(string(self.requests[name])).compareTo(quantity(string(self.limits[name]))) <= 0)",
             lambda own: _within_limits(own.requests, own.limits),
+            ratcheting=True,
         ),
     )
 
@@ -516,12 +520,13 @@ class MediaTenant(Structural):
         )
 
     @classmethod
-    def read(cls, document: object) -> Self:
-        """A MediaTenant from a parsed manifest. Raises `SpecInvalid` with all errors."""
+    def read(cls, document: object, *, stored: bool = False) -> Self:
+        """A MediaTenant from a parsed manifest, or as the API server has stored it. Raises `SpecInvalid` with all
+        errors."""
         if not isinstance(document, Mapping):
             raise SpecInvalid([FieldError("", f"must be a {KIND} object, not {shown(document)}")])
         try:
-            return cls.model_validate(document)
+            return cls.model_validate(document, context={"stored": stored})
         except ValidationError as error:
             raise SpecInvalid([field_error(details, cls) for details in error.errors()]) from None
 

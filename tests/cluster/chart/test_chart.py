@@ -357,6 +357,10 @@ def test_null_is_as_good_as_empty(monkeypatch: pytest.MonkeyPatch) -> None:
         cls()
 
 
+def test_an_autoscaler_of_clamd_keeps_its_replicas() -> None:
+    assert one("StatefulSet", "media-clamd", "default", "clamd.replicas=null")["spec"]["replicas"] is None
+
+
 def test_a_label_stands_once_and_that_of_a_component_has_the_last_word() -> None:
     settings = ("commonLabels.team=media", "commonLabels.tier=backend", "operator.podLabels.team=operators")
     text = rendered("default", *settings)

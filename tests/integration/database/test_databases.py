@@ -1029,6 +1029,7 @@ async def test_a_server_that_is_away_is_said_without_a_secret(schema: str, caplo
         ("sslmode=require", "certificate is not accepted, or sslmode in its URL does not fit"),
         ("nobody listens", "nobody answers at PostgreSQL's address"),
         ("no such host", "the host in PostgreSQL's URL has no address"),
+        ("an older one", "PostgreSQL 16 or newer is needed, and this is older"),
     ],
 )
 async def test_why_the_operator_does_not_get_in_is_said_in_words_that_tell_what_to_do(
@@ -1049,6 +1050,7 @@ async def test_why_the_operator_does_not_get_in_is_said_in_words_that_tell_what_
             ),
             "nobody listens": url.set(host="127.0.0.1", port=1, query={}),
             "no such host": url.set(host="postgres.invalid", query={}),
+            "an older one": url.update_query_dict({"options": "-c setting_of_a_newer_one=on"}),
         }.get(trouble, url)
         databases = Databases(settings_for(changed.render_as_string(hide_password=False)))
         with pytest.raises(Unavailable, match=words) as raised:

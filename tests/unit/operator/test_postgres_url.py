@@ -2,6 +2,7 @@
 
 import pytest
 from pydantic import ValidationError
+from sqlalchemy import create_engine
 
 from media_core.database import connection_arguments
 from media_core.settings import complaints
@@ -21,6 +22,9 @@ from media_operator.settings import DatabaseSettings
         ("postgresql+psycopg://media:x@a,b:5433/media", "a,b", "5432,5433"),
         ("postgresql://media:x@/media?host=a:5433&host=b:5434", "a,b", "5433,5434"),
         ("postgresql://media:x@/media?host=a,b&port=1,2", "a,b", "1,2"),
+        ("postgresql://media:x@/media?host=a,b&port=6432", "a,b", "6432,6432"),
+        ("postgresql://media:x@a,b/media?port=6432", "a,b", "6432,6432"),
+        ("postgresql://media:x@[fd00::1]:5433,[fd00::2]/media", "fd00::1,fd00::2", "5433,5432"),
     ],
 )
 def test_one_host_or_several_are_read_in_every_form(text: str, hosts: str, ports: str | None) -> None:
@@ -29,6 +33,22 @@ def test_one_host_or_several_are_read_in_every_form(text: str, hosts: str, ports
     arguments = connection_arguments(url.render_as_string(hide_password=False))
     assert (arguments["host"], arguments.get("port")) == (hosts, ports)
     assert arguments["password"] == ("p@:/?#%" if "%40" in text else "x")
+    ((), of_the_engine) = create_engine(url).dialect.create_connect_args(url)
+    assert [str(of_the_engine.get(name)) for name in ("host", "port")] == [hosts, str(ports)]
+
+
+def test_a_newline_at_the_end_of_a_secret_reaches_nobody() -> None:
+    settings = DatabaseSettings(url="postgresql://media:x@db/media\n")  # type: ignore[arg-type]
+    assert connection_arguments(settings.url.get_secret_value())["dbname"] == "media"
+
+
+@pytest.mark.parametrize("hosts", ["db:5433", "a:5433,b:5434"])
+@pytest.mark.parametrize("password", ["x,y", "1,2", "x,y/z", ","])
+def test_a_comma_of_the_password_is_none_between_hosts(password: str, hosts: str) -> None:
+    url = postgres_url.parsed(f"postgresql://media:{password}@{hosts}/media")
+    assert (url.username, url.password, url.database) == ("media", password, "media")
+    arguments = connection_arguments(url.render_as_string(hide_password=False))
+    assert (arguments["host"], arguments["port"]) == (("db", "5433") if hosts == "db:5433" else ("a,b", "5433,5434"))
 
 
 @pytest.mark.parametrize(

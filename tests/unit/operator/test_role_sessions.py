@@ -2,7 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from botocore.exceptions import ClientError
@@ -92,6 +92,24 @@ def test_a_refusal_of_sts_is_about_all_tenants_and_says_what_to_do(operation: st
     assert not isinstance(raised.value, RequestRefused)
     assert words in raised.value.detail
     assert "quoted" not in raised.value.detail
+
+
+@pytest.mark.parametrize(
+    ("dependency", "status", "words"),
+    [
+        ("iam", 405, "has no IAM API"),
+        ("sts", 405, "has no STS API"),
+        ("store", 405, "is not S3"),
+        ("store", 429, "S3 answered 429"),
+    ],
+)
+def test_an_answer_without_a_code_is_taken_for_what_it_is(
+    dependency: Literal["store", "iam", "sts"], status: int, words: str
+) -> None:
+    answer: Any = {"Error": {"Code": str(status)}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    settings = StoreAdminSettings(endpoint="https://s3.example")
+    with pytest.raises(Unavailable, match=words), boto.outages(dependency, settings):
+        raise ClientError(answer, "CreateUser")
 
 
 def test_the_operator_has_a_whole_key_or_the_one_of_its_pod() -> None:

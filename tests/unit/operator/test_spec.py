@@ -255,6 +255,25 @@ def test_quantities_may_be_written_as_numbers() -> None:
 
 
 @pytest.mark.parametrize(
+    "resources",
+    [
+        {"limits": {"memory": "512m"}},
+        {"requests": {"ephemeral-storage": "1500m"}},
+        {"requests": {"cpu": 2}, "limits": {"cpu": 1}},
+    ],
+)
+def test_a_tenant_that_was_stored_before_a_rule_is_served_further(resources: dict[str, Any]) -> None:
+    document = manifest(transcription={"resources": resources})
+    assert complaints(document)
+    assert MediaTenant.read(document, stored=True).tenant_id == "acme"
+
+
+def test_memory_may_be_written_as_kubernetes_own_clients_write_it() -> None:
+    resources = {"requests": {"memory": "1288490188800m"}, "limits": {"memory": "1.2Gi"}}
+    assert MediaTenant.read(manifest(api={"resources": resources}))
+
+
+@pytest.mark.parametrize(
     ("field", "edited"),
     [
         ("spec.tenantId", manifest(tenantId="other")),
