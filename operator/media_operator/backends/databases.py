@@ -196,7 +196,7 @@ class Databases:
             limit = self._settings.connection_limit
             await _execute(tx, "ALTER ROLE {} LOGIN CONNECTION LIMIT {} VALID UNTIL 'infinity'", role, limit)
             await _set(tx, role, {"search_path": schema, **TENANT_SETTINGS})
-            await _let_in(tx, schema)
+            await _let_in(tx, schema, self._locks)
             if "schema" not in marks:  # owned by the operator: the tenant can neither drop it nor change its mark
                 await _execute(tx, "CREATE SCHEMA {}", name)
             await _execute(tx, "GRANT USAGE ON SCHEMA {} TO {}", name, role)
@@ -250,10 +250,12 @@ class Databases:
                 await _execute(tx, "DROP SCHEMA {} CASCADE", role)
         async with self._administering() as tx:  # apart: objects in another database keep the role, not the rows
             if "role" in await self._own_marks(tx, schema, claimant):
+                if let_into := await _execute(tx, _LET_INTO, schema):
+                    await _execute(tx, _LOCK, self._locks, _CONNECT)
                 await _execute(tx, "SET LOCAL ROLE {}", role)
                 await _execute(tx, "DROP OWNED BY CURRENT_USER CASCADE")
                 await _execute(tx, "RESET ROLE")
-                for database in await _execute(tx, _LET_INTO, schema):  # as the operator, who granted it
+                for database in let_into:  # as the operator, who granted it
                     await _execute(tx, "REVOKE CONNECT ON DATABASE {} FROM {}", sql.Identifier(database.name), role)
                 await _execute(tx, "DROP ROLE {}", role)
 
@@ -528,14 +530,17 @@ _LET_INTO = """
 SELECT datname AS name FROM pg_database, aclexplode(datacl) AS entry
 WHERE datname = current_database() AND entry.grantee = to_regrole(quote_ident({}))
 """
+_CONNECT = "connect"
+"""A lock beside those of schemas: PostgreSQL refuses a change of a database's rights beside another one."""
 _MAY_CONNECT = "SELECT has_database_privilege({}, current_database(), 'CONNECT') AS may, current_database() AS name"
 
 
-async def _let_in(tx: AsyncConnection, role: str) -> None:
+async def _let_in(tx: AsyncConnection, role: str, locks: sql.Identifier) -> None:
     """Lets the role connect where PUBLIC may not, which its owner or somebody with the grant option can."""
     (before,) = await _execute(tx, _MAY_CONNECT, role)
     if before.may:
         return
+    await _execute(tx, _LOCK, locks, _CONNECT)
     database = sql.Identifier(before.name)
     await _execute(tx, "GRANT CONNECT ON DATABASE {} TO {}", database, sql.Identifier(role))
     (after,) = await _execute(tx, _MAY_CONNECT, role)

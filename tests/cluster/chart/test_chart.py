@@ -371,6 +371,11 @@ def test_a_label_stands_once_and_that_of_a_component_has_the_last_word() -> None
     assert (labels["team"], labels["tier"]) == ("operators", "backend")
 
 
+def test_pods_may_have_a_version_which_the_charts_own_labels_of_pods_leave_out() -> None:
+    deployment = one("Deployment", "media-operator", "default", r"operator.podLabels.app\.kubernetes\.io/version=v2")
+    assert deployment["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/version"] == "v2"
+
+
 @pytest.mark.parametrize("release", ["team.media", "3rd-party", f"9.{'a' * 50}", "a" * 53])
 def test_every_name_that_helm_takes_for_a_release_gives_names_that_kubernetes_takes(release: str) -> None:
     ran = helm("template", release, CHART, "--namespace", "media-system")

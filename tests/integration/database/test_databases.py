@@ -496,8 +496,10 @@ async def closed_database(superuser: psycopg.AsyncConnection, rights: str) -> As
     await superuser.execute(f"CREATE DATABASE {name}".encode())
     await superuser.execute(f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC".encode())
     await superuser.execute(rights.format(name).encode())
-    yield name
-    await superuser.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+    try:
+        yield name
+    finally:
+        await superuser.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 @pytest.mark.parametrize(
@@ -523,6 +525,20 @@ async def test_a_database_that_is_closed_to_others_lets_each_tenant_in(
         assert await ask(databases, schema, "SELECT 1") == 1
         await databases.drop(schema, ACME)
         assert not await exists(superuser, "role", schema)
+        await databases.aclose()
+
+
+async def test_many_tenants_are_let_into_a_closed_database_and_out_again_at_once(
+    operator_url: str, schema: str, superuser: psycopg.AsyncConnection
+) -> None:
+    role = make_url(operator_url)
+    names = [f"{schema}_{number}" for number in range(12)]
+    async with closed_database(superuser, f"ALTER DATABASE {{}} OWNER TO {role.username}") as name:
+        databases = Databases(settings_for(role.set(database=name).render_as_string(False)))
+        await asyncio.gather(*(databases.create(each, ACME, "secret") for each in names))
+        assert all([(await databases.observe(each, PASSWORD)).complete for each in names])
+        await asyncio.gather(*(databases.drop(each, ACME) for each in names))
+        assert not any([await exists(superuser, "role", each) for each in names])
         await databases.aclose()
 
 
