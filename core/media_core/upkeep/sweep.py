@@ -14,7 +14,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 
 import structlog
 
@@ -22,8 +22,8 @@ from media_core.contents.life import STANDS
 from media_core.errors import Lost, Unavailable
 from media_core.events import webhooks
 from media_core.events.feed import Events
-from media_core.ids import new_job_id
 from media_core.items.library import Library
+from media_core.jobs import backfill
 from media_core.jobs.kinds import JOB_KINDS
 from media_core.settings import RetentionSettings
 from media_core.store.object_keys import content_key, names_content, thumbnail_key
@@ -82,30 +82,6 @@ WHERE doomed_at IS NOT NULL AND coalesce(remove_after, doomed_at) <= now()
     AND (coalesce(remove_after, doomed_at), sha256) > (%s, %s)
 ORDER BY coalesce(remove_after, doomed_at), sha256 LIMIT %s
 """
-# A batch of rows at a time, with or without a job, so that no row is read twice. The insertion finds out which have a
-# job: it always uses the right index, however wrong the statistics are.
-_QUEUE: Final = """
-WITH looked_at AS (
-    SELECT sha256, row_number() OVER (ORDER BY sha256) AS number, {due} AS due FROM (
-        SELECT * FROM blob WHERE {open} AND sha256 > %s ORDER BY sha256 LIMIT %s
-    ) AS opened
-), queued AS (
-    INSERT INTO job (job_id, kind, priority, dedupe_key, payload)
-    SELECT (%s::text[])[number], '{kind}', -1, sha256, jsonb_build_object('sha256', sha256)
-    FROM looked_at WHERE due ORDER BY sha256
-    ON CONFLICT (kind, dedupe_key) WHERE status IN ('queued','running') DO NOTHING RETURNING 1
-)
-SELECT (SELECT max(sha256) FROM looked_at) AS sha256, (SELECT count(*) FROM queued) AS queued
-"""
-_QUEUE_SCANS: Final = _QUEUE.format(
-    kind="scan",
-    open="scan_status IN ('pending','error')",
-    due="doomed_at IS NULL AND lost_at IS NULL"
-    " AND (scan_status = 'pending' OR scanned_at < now() - interval '15 minutes')",
-)
-_QUEUE_THUMBNAILS: Final = _QUEUE.format(
-    kind="thumbnail", open="thumbnail_status = 'pending'", due="doomed_at IS NULL AND lost_at IS NULL"
-)
 _OLD: Final = (
     "DELETE FROM idempotency WHERE ctid = ANY(ARRAY("
     "SELECT ctid FROM idempotency WHERE created_at < now() - interval '24 hours' LIMIT %s))",
@@ -228,8 +204,8 @@ async def sweep(library: Library, retention: RetentionSettings | None = None) ->
     async for sha256 in _due_contents(library):
         swept.marked += await library.contents.remove(sha256)
     if (await library.policy.current()).scan_enabled:
-        swept.scans = await _queue_jobs(library, _QUEUE_SCANS)
-    swept.thumbnails = await _queue_jobs(library, _QUEUE_THUMBNAILS)
+        swept.scans = await _queue(library, backfill.SCANS)
+    swept.thumbnails = await _queue(library, backfill.THUMBNAILS)
     swept.uploads = await expiry.expire(library)
     events = Events(library.database)
     await events.place_all()
@@ -300,24 +276,10 @@ async def _due_contents(library: Library) -> AsyncIterator[str]:
         at, after = rows[-1].due_at, rows[-1].sha256
 
 
-async def _queue_jobs(library: Library, statement: Any) -> int:
-    queued, after = 0, ""
-    ids = _job_ids()
-    while True:
-        (row,) = await library.database.call(statement, (after, BATCH, ids))
-        if row.sha256 is None:
-            break
-        after = row.sha256
-        if row.queued:
-            queued += int(row.queued)
-            ids = _job_ids()
-    if queued:
+async def _queue(library: Library, statement: LiteralString) -> int:
+    if queued := await backfill.queue(library.database.call, statement):
         library.database.announce()
     return queued
-
-
-def _job_ids() -> list[str]:
-    return [new_job_id() for _ in range(BATCH)]
 
 
 async def _remove_orphans(

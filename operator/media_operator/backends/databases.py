@@ -23,9 +23,9 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any, LiteralString, NamedTuple
 
 import psycopg
 from alembic.script import ScriptDirectory
@@ -38,8 +38,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from media_core import policy
 from media_core.contents.life import LOST, STANDS
 from media_core.contents.quota import USAGE, Usage
-from media_core.database import Transaction
+from media_core.database import Arguments, Transaction
 from media_core.errors import Unavailable
+from media_core.jobs import backfill
 from media_core.jobs.depth import Depth, by_kind, depth_query
 from media_core.policy import read as read_policy
 from media_core.schema import SESSION, SESSION_OPTIONS, grants, migrate
@@ -79,6 +80,8 @@ BATCH = 100
 """How many tenants one statement reads."""
 SESSION_END_MS = 5000
 LOCK_TIMEOUT = "10s"
+BACKFILLED = 50
+"""Batches of contents that a change of the policy queues at most. A sweep queues the rest."""
 POLICY_LOCK_TIMEOUT = "250ms"
 """Uploads lock the row only for a moment. If it is locked for longer, the operator tries again later: it has few
 connections."""
@@ -287,8 +290,17 @@ class Databases:
             yield Transaction(await _driver(tx))
 
     async def apply_policy(self, schema: str, wanted: policy.Policy) -> None:
+        """Once scanning is on, what was stored before is queued for it: the first contents here, others by a sweep."""
         async with self._writing_into(schema) as tx:
-            await policy.apply(Transaction(await _driver(tx)), wanted)
+            tables = Transaction(await _driver(tx))
+            before = await policy.read(tables)
+            await policy.apply(tables, wanted)
+        if before is not None and wanted.scan_enabled and not before.scan_enabled:
+            await backfill.queue(partial(self._ask, schema), backfill.SCANS, batches=BACKFILLED)
+
+    async def _ask(self, schema: str, statement: LiteralString, arguments: Arguments) -> list[Any]:
+        async with self._writing_into(schema) as tx:
+            return await Transaction(await _driver(tx)).execute(statement, arguments)
 
     async def trust(self, schema: str, signatures: Sequence[str]) -> None:
         """Contents that these signatures find are infected, however many they are."""

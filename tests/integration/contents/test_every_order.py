@@ -18,7 +18,7 @@ from media_core.contents.life import Again, Contents, Facts, Verdict
 from media_core.errors import Refused, Unavailable
 from media_core.examination.examiner import Examined
 from media_core.items.library import Library
-from media_core.jobs import queue
+from media_core.jobs import backfill, queue
 from media_core.jobs.queue import LeaseLost, Queue
 from media_core.settings import RetentionSettings
 from media_core.store.base import ObjectMissing
@@ -260,12 +260,13 @@ def predictable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(births, "next_epoch", not_the_first)
     monkeypatch.setattr(sweep, "_OLD", ())
     monkeypatch.setattr(sweep, "_compare_clocks", nothing)  # time stands still here
-    monkeypatch.setattr(sweep, "BATCH", 2)  # there is only one content, and a new id for each of a batch
+    for module in (backfill, sweep):
+        monkeypatch.setattr(module, "BATCH", 2)  # there is only one content, and a new id for each of a batch
     monkeypatch.setattr(upload, "REMOVAL_WAITS", (0.0,) * 2)
     monkeypatch.setattr(upload, "new_media_id", lambda: f"med-{script.get().role}")
     monkeypatch.setattr(life, "new_ulid", lambda: script.get().role)
     monkeypatch.setattr(queue, "new_ulid", lambda: TOKEN)
-    for module in (life, queue, sweep):
+    for module in (life, queue, backfill):
         monkeypatch.setattr(module, "new_job_id", new_job_id)
     for module in (life, sweep, upload):
         monkeypatch.setattr(module, "_log", _Silent())

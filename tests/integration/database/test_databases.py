@@ -19,6 +19,7 @@ from sqlalchemy import make_url
 from media_core.contents.quota import Usage
 from media_core.database import Database
 from media_core.errors import Unavailable
+from media_core.jobs import backfill
 from media_core.jobs.depth import Depth
 from media_core.jobs.kinds import KINDS
 from media_core.jobs.queue import enqueue
@@ -240,6 +241,30 @@ async def test_the_policy_is_written_and_read(databases: Databases, schema: str)
     async with databases.within(schema) as tx:
         assert await read_policy(tx) == wanted
     assert await databases.usage(schema) == Usage(0, 0, wanted.max_bytes)
+
+
+async def test_what_was_stored_while_scanning_was_off_is_queued_for_it_once_it_is_on(
+    databases: Databases, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backfill, "BATCH", 2)
+    monkeypatch.setattr(backend, "BACKFILLED", 2)
+    await make(databases, schema)
+    stored = "INSERT INTO blob (sha256, size, mime_type, scan_status) SELECT 'hash ' || n, 1, 'text/plain', 'pending'"
+
+    async def queued() -> int:
+        found: int = await ask(databases, schema, "SELECT count(*) FROM job WHERE kind = 'scan'")
+        return found
+
+    await databases.apply_policy(schema, replace(GENEROUS, scan_enabled=False))
+    await ask(databases, schema, f"{stored} FROM generate_series(1, 3) AS n RETURNING 1")
+    await databases.apply_policy(schema, replace(GENEROUS, scan_enabled=False, generation=1))
+    assert await queued() == 0
+    await databases.apply_policy(schema, GENEROUS)
+    assert await queued() == 3
+    await databases.apply_policy(schema, replace(GENEROUS, scan_enabled=False))
+    await ask(databases, schema, f"{stored} FROM generate_series(4, 9) AS n RETURNING 1")
+    await databases.apply_policy(schema, GENEROUS)
+    assert await queued() == 4  # two batches were looked at; the sweep does the rest
 
 
 async def test_a_secret_that_postgresql_never_heard_of_is_noticed(databases: Databases, schema: str) -> None:
