@@ -260,7 +260,7 @@ class Scan(Structural):
     """Virus scanning."""
 
     enabled: bool = True
-    """False: nothing is scanned and nothing waits for a verdict. What is stored meanwhile is scanned once it is true."""
+    """False: nothing is scanned or waits for a verdict. What is stored meanwhile is scanned once it is true."""
     pending_access: Literal["None", "Uploader", "All"] = "None"
     """Who may read a file before its verdict. None: nobody, requests are answered 425 with Retry-After. Uploader: who
     uploaded it. All: everybody who may read it afterwards."""
