@@ -24,6 +24,8 @@ MOST_SKEW: Final = 0.02
 """Share by which the shape of a copy may differ: the sides of levels are rounded. A slide's label has another one."""
 
 _KIND, _SUB_DIRECTORIES = 254, 330
+_OF_A_SCANNER = 65420
+"""A tag of Hamamatsu's slide scanners (NDPI). Their levels are strips, and do not say that they are copies."""
 _PARTS = (tiff.STRIPS, tiff.TILES)
 _KEPT = (*tiff.PACKING, tiff.HEIGHT, tiff.ORIENTATION)
 
@@ -45,7 +47,7 @@ def _level(file: IO[bytes]) -> IO[bytes] | None:
     is_tiled = tiff.TILES[0] in first.entries
     for level in _others(file, first):
         width, height = tiff.sides(file, level)
-        is_copy = is_tiled or tiff.number(file, level, _KIND, 0) & 1
+        is_copy = is_tiled or tiff.number(file, level, _KIND, 0) & 1 or _OF_A_SCANNER in level.entries
         is_alike = abs(width * sides[1] - height * sides[0]) <= MOST_SKEW * width * sides[1]
         length = sum(sum(tiff.values(file, level, lengths, tiff.MOST_PARTS)) for _, lengths in _PARTS)
         if is_copy and is_alike and 0 < width < sides[0] and 0 < length <= MOST_BYTES:

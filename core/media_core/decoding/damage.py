@@ -2,12 +2,13 @@
 
 - A JPEG without its end gets an end marker, at which libjpeg shows what it has.
 - Of a progressive JPEG whose markers are wrong somewhere the scans before are shown: the whole picture, less sharp.
-- A WebP that is cut short gets zeros instead, which decode as a continuation of the picture.
+- A WebP or HEIF that is cut short gets zeros instead, which decode as a continuation of the picture, or as tiles of one
+  colour. An AVIF gets ones: zeros may be an error.
 - A PNG of an iPhone's app is read as others are.
 - An AVIF that is turned, mirrored or cropped need not say that this is essential.
 - A PNG's side chunks may have a wrong checksum, or be larger than anybody reads.
-- Of a PNG, GIF, BMP or Netpbm that breaks off, or a JPEG that its decoder gives up, the rows up to there are shown;
-  what is missing is white or transparent.
+- Of a PNG, GIF, BMP, DDS or Netpbm that breaks off, or a JPEG that its decoder gives up, the rows up to there are
+  shown; what is missing is white or transparent.
 - Of an interlaced one the rows and columns that came first stand for those between them.
 """
 
@@ -34,7 +35,7 @@ packed without the beginning and the end of a zlib stream.
 """
 _OF_ZLIB = b"\x78\x01"
 MOST_BEFORE_PIXELS = 1 << 16
-SHOWN_IN_PART = ("PNG", "GIF", "BMP", "DIB", "JPEG", "MPO", "PPM")
+SHOWN_IN_PART = ("PNG", "GIF", "BMP", "DIB", "JPEG", "MPO", "PPM", "DDS")
 ERRORS = (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error)
 """What Pillow raises at damaged bytes."""
 
@@ -47,7 +48,15 @@ MOST_SCANS = 64
 """Of a damaged JPEG. Encoders write about ten."""
 
 MOST_ADDED = 3
-"""A cut WebP's missing bytes are made up for at most so many times its length: of less there is little to see."""
+"""Missing bytes are made up for at most so many times a file's length: of less there is little to see."""
+
+MOST_OF_BRANDS = 64
+"""Bytes. An AVIF need not name itself first among what it may be read as (ISO 14496-12, 4.3)."""
+
+PART_OF_AVIF = 25
+"""Of an AVIF whose end is missing at least one part of so many is replaced. A decoder gives up a picture where it reads
+beyond its end, and what follows a few wrong bits may be long.
+"""
 
 MOST_OF_A_SIDE_CHUNK = 8_000_000
 MOST_OF_ANOTHER = 1 << 20
@@ -86,7 +95,8 @@ class PngStream(PngImagePlugin.PngStream):
 
 class Lengthened(io.RawIOBase):
     """A file and, behind its end, more bytes and zeros. `start`: what stands in place of its own first bytes; `length`:
-    so many of its bytes, not all; `skipped`: without so many of its first bytes, or, below 0, with so many more.
+    so many of its bytes, not all; `skipped`: without so many of its first bytes, or, below 0, with so many more;
+    `value`: what stands in place of zero.
     """
 
     def __init__(
@@ -98,8 +108,10 @@ class Lengthened(io.RawIOBase):
         start: bytes = b"",
         length: int | None = None,
         skipped: int = 0,
+        value: bytes = b"\0",
     ) -> None:
         self._file = file
+        self._value = value
         self._start = start
         self._skipped = skipped
         self._length = file.seek(0, io.SEEK_END) - skipped if length is None else length
@@ -133,7 +145,7 @@ class Lengthened(io.RawIOBase):
         else:
             behind = self._position - self._length
             count = max(min(len(view), self._size - self._position), 0)
-            data = self._end[behind : behind + count].ljust(count, b"\0")
+            data = self._end[behind : behind + count].ljust(count, self._value)
         view[: len(data)] = data
         self._position += len(data)
         return len(data)
@@ -150,9 +162,43 @@ def whole(file: IO[bytes], head: bytes) -> IO[bytes]:
             return io.BufferedReader(Lengthened(file, b"", missing))
     if head.startswith(PNG) and head.endswith(CRUSHED):
         return _uncrushed(file)
-    if head[4:12] in (b"ftypavif", b"ftypavis"):
-        return _with_essential_turns(file)
+    if head[4:8] == b"ftyp":
+        file.seek(8)
+        brands = file.read(MOST_OF_BRANDS)[: max(int.from_bytes(head[:4]) - 8, 0)]
+        is_avif = b"avif" in brands or b"avis" in brands
+        file = _with_essential_turns(file) if is_avif else file
+        size = file.seek(0, io.SEEK_END)
+        if 0 < (missing := _missing_of_items(file)) <= MOST_ADDED * size:
+            kept = min(size, size + missing - (size + missing) // PART_OF_AVIF) if is_avif else size
+            value = b"\xff" if is_avif else b"\0"
+            return io.BufferedReader(Lengthened(file, b"", size + missing - kept, length=kept, value=value))
     return file
+
+
+def _missing_of_items(file: IO[bytes]) -> int:
+    """Bytes that the items of a HEIF or AVIF have behind the file's end (ISO 14496-12, 8.11.3)."""
+    file.seek(0)
+    head = io.BytesIO(file.read(MOST_BEFORE_PIXELS).partition(b"iloc")[2])
+
+    def number(width: int) -> int:
+        return int.from_bytes(head.read(width))
+
+    version, sizes = number(1), number(5)  # two bytes, behind three of flags
+    offset, length, base, index = (sizes >> shift & 0xF for shift in (12, 8, 4, 0))
+    of_an_item = 4 if version == 2 else 2
+    end = 0
+    for _ in range(number(of_an_item)):
+        number(of_an_item)
+        is_in_the_file = version == 0 or number(2) & 0xF == 0
+        number(2)
+        start = number(base)
+        for _ in range(number(2)):
+            number(index if version else 0)
+            last = start + number(offset) + number(length)
+            end = max(end, last) if is_in_the_file else end
+        if head.tell() == len(head.getbuffer()):
+            break
+    return end - file.seek(0, io.SEEK_END)
 
 
 def _with_essential_turns(file: IO[bytes]) -> IO[bytes]:

@@ -68,6 +68,10 @@ def _first(document: pypdfium2.PdfDocument, max_side: int) -> tuple[dict[str, An
         first = document[0]
     except pypdfium2.PdfiumError as error:
         raise CannotDecode("corrupt", "its first page is damaged") from error
+    if min(first.get_size()) <= 0:  # its CropBox lies outside of its MediaBox; PDFium ignores an empty one
+        first.set_cropbox(0, 0, 0, 0)
+        first.close()
+        first = document[0]
     width, height = first.get_size()
     if not (math.isfinite(width) and math.isfinite(height) and min(width, height) > 0):
         raise CannotDecode("corrupt", "its first page has no size")

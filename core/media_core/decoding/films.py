@@ -70,6 +70,11 @@ BEFORE_THE_START = -1.0
 MOST_ASPECT = 8.0
 """Largest ratio of a pixel's sides."""
 
+_ROWS_OF_A_TAPE = {(720, 608): 576, (720, 512): 486}
+"""Rows of the picture in a frame of D-10, a tape's MPEG-2 in MXF (SMPTE ST 356). Above them are the tape's other lines:
+time codes and subtitles.
+"""
+
 ROWS_OF_BT709 = 720
 """A film that does not say how its colours are coded is taken for BT.709 from so many rows on, else for BT.601, as in
 Chromium and Firefox."""
@@ -283,12 +288,14 @@ def _as_shown(frame: VideoFrame, stream: VideoStream, max_side: int, colours: di
     """`colours`: what counts where the frame says nothing."""
     width, height = _square(frame, stream)
     scale = min(1.0, max_side / max(width, height))
+    width, height = max(1, round(width * scale)), max(1, round(height * scale))
+    whole = round(height * frame.height / _rows(frame, stream))
     for name, unspecified in _COLOURS.items():
         if getattr(frame, name) == unspecified:
             setattr(frame, name, colours[name])
     if frame.colorspace == _UNSPECIFIED and frame.height >= ROWS_OF_BT709:
         frame.colorspace = _BT709
-    small = pixels(frame, sides=(max(1, round(width * scale)), max(1, round(height * scale))))
+    small = pixels(frame, sides=(width, whole)).crop((0, whole - height, width, whole))
     image = to_srgb(small, Coding(int(frame.color_primaries), int(frame.color_trc)))
     turn = _turn(frame)
     return image if turn is None else image.transpose(turn)
@@ -310,10 +317,17 @@ def _turn(frame: VideoFrame) -> Image.Transpose | None:
 
 def _square(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
     """The sides in square pixels. One side grows, as in browsers. Shapes that no screen has do not count."""
-    aspect = float(stream.sample_aspect_ratio or 1)
+    rows = _rows(frame, stream)
+    aspect = float(stream.sample_aspect_ratio or 1) * rows / frame.height  # the screen's shape is that of the picture
     if not 1 / MOST_ASPECT <= aspect <= MOST_ASPECT:
-        return frame.width, frame.height
-    return round(frame.width * max(aspect, 1.0)), round(frame.height / min(aspect, 1.0))
+        return frame.width, rows
+    return round(frame.width * max(aspect, 1.0)), round(rows / min(aspect, 1.0))
+
+
+def _rows(frame: VideoFrame, stream: VideoStream) -> int:
+    """So many rows of the frame are shown, the last ones."""
+    is_of_a_tape = stream.container.format.name == "mxf" and stream.codec_context.name == "mpeg2video"
+    return _ROWS_OF_A_TAPE.get((frame.width, frame.height), frame.height) if is_of_a_tape else frame.height
 
 
 def displayed_sides(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:

@@ -4,7 +4,8 @@ AIFF, AU, Wave64 and RF64 whose recorder died before it wrote how long they are 
 largest number. FFmpeg reads none of their sound. It takes a WAV of 24 bits in 32 for an old editor's, and makes noise
 of it. It takes such a CAF for one of 24 bits. Where a WAV says a wrong number of bytes a second (as FFmpeg 5's of ADPCM
 do) or of bytes a sample, it seeks to a wrong place. Behind a chunk of an odd length a byte is missing in some programs'
-files, and it finds no other chunk.
+files, and it finds no other chunk. The samples of a RIFX, a WAV whose highest bytes come first, it takes in the wrong
+order.
 """
 
 from __future__ import annotations
@@ -57,6 +58,9 @@ _BITS = {1: 16, _FLOATS: 32, 6: 8, 7: 8}
 MOST_BITS = 64
 """Of a sample, in what FFmpeg decodes."""
 
+_AU_ENCODINGS = {(1, 16): 3, (1, 24): 4, (1, 32): 5, (_FLOATS, 32): 6, (_FLOATS, 64): 7, (6, 8): 27, (7, 8): 1}
+"""Sun's numbers of what a WAV says by a codec and its bits."""
+
 _ADPCM, _G722, _GSM = (2, 0x11), 0x028F, 0x31
 """The first: of Microsoft and of IMA."""
 
@@ -95,6 +99,9 @@ def mended(file: IO[bytes]) -> IO[bytes]:
         _fill_samples(head)
     elif head[:4] == b"caff" and head[8:12] == b"desc":
         _fill_samples_of_caf(head)
+    elif kind == b"RIFX" and before[8:12] == b"WAVE" and (found := _as_au(before, size)):
+        start, at = found
+        return io.BufferedReader(Lengthened(file, b"", start=start, skipped=at - len(start)))
     elif kind == b".snd" and not any(head[8:12]):
         head[8:12] = b"\xff\xff\xff\xff"  # unknown (Sun's audio file format)
     return file if head == before else io.BufferedReader(Lengthened(file, b"", start=bytes(head)))
@@ -137,6 +144,23 @@ def _padded(file: IO[bytes], places: list[int]) -> IO[bytes]:
     pieces = (start[before:place] for before, place in itertools.pairwise((0, *places)))
     padded = b"".join(piece + b"\0" for piece in pieces)
     return io.BufferedReader(Lengthened(file, b"", start=padded, skipped=-len(places)))
+
+
+def _as_au(head: bytes, size: int) -> tuple[bytes, int] | None:
+    """An AU's header of the same sound, and where that begins; None where there is no such one."""
+    at, encoding, rate, channels = 12, None, 0, 0
+    while at + 8 <= len(head):
+        name, length = struct.unpack_from(">4sI", head, at)
+        at += 8
+        if name == b"fmt " and at + 16 <= len(head):
+            tag, channels, rate, _, _, bits = struct.unpack_from(">HHIIHH", head, at)
+            encoding = _AU_ENCODINGS.get((tag, bits))
+        elif name == b"data":
+            known = min(min(length, size - at) or size - at, 0xFFFFFFFF)
+            start = None if encoding is None else struct.pack(">4s5I", b".snd", 24, known, encoding, rate, channels)
+            return None if start is None else (start, at)
+        at += length + length % 2
+    return None
 
 
 def _finish_aiff(head: bytearray, size: int) -> None:

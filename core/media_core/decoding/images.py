@@ -17,11 +17,13 @@ import codecs
 import io
 import math
 import struct
+from fractions import Fraction
 from typing import IO, Any, Literal
 
 import pillow_heif
 from PIL import (
     AvifImagePlugin,
+    DdsImagePlugin,
     ExifTags,
     GifImagePlugin,
     IcnsImagePlugin,
@@ -43,7 +45,7 @@ from media_core.decoding.failures import CannotDecode
 from media_core.decoding.results import LONGEST_SIDE
 from media_core.decoding.thumbhash import thumbhash
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "PSD", "ICNS")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "PSD", "ICNS", "DDS")
 ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
 MOST_PIXELS = 50_000_000
 MOST_PIXELS_WEBP = 30_000_000
@@ -102,6 +104,9 @@ _NOT_IN_LIBTIFF = ("webp", "tiff_sgilog", "tiff_sgilog24")
 
 _ASPECT = "width of a pixel to its height"
 """Where it is kept with a picture, if it is not 1."""
+_PART = "what is shown of it"
+"""Where the edges are kept with a picture that is shown in part: left, upper, right, lower."""
+
 LEAST_OBLONG, MOST_OBLONG = 1.03, 8.0
 """Ratios of a pixel's sides. A scanner's resolutions differ a little, and more is an error."""
 
@@ -144,11 +149,20 @@ class _FirstFrame(GifImagePlugin.GifImageFile):
         pass
 
 
+class _Texture(DdsImagePlugin.DdsImageFile):
+    """A DDS whose pixels are read where they stand. Pillow's reader takes them from where the file was left."""
+
+    def load_seek(self, pos: int) -> None:
+        if self.fp is not None:
+            self.fp.seek(stills.PIXELS_OF_A_TEXTURE)
+
+
 def warm_up() -> None:
     """Loads every decoder, as a confined process cannot import."""
     pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
     Image.MAX_IMAGE_PIXELS = None  # this module checks the sizes
     Image.register_open(_FirstFrame.format, _FirstFrame, lambda head: head.startswith((b"GIF87a", b"GIF89a")))
+    Image.register_open(_Texture.format, _Texture, lambda head: head.startswith(b"DDS "))
     PngImagePlugin.PngStream = damage.PngStream  # type: ignore[misc]
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     stills.warm_up()
@@ -196,9 +210,11 @@ def inspect_image(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
     try:
         image = _open(file)
     except (UnidentifiedImageError, CannotDecode):
-        if (directory := tiff.directory(file)) is None:
-            raise
-        return _facts("TIFF", tiff.sides(file, directory))
+        if (directory := tiff.directory(file)) is not None:
+            return _facts("TIFF", tiff.sides(file, directory))
+        if (of_photoshop := photoshop.sides(file)) is not None:
+            return _facts("PSD", of_photoshop)
+        raise
     sides = _upright(_sides(image), _orientation(image))
     name = "JPEG" if image.format == "MPO" else str(image.format)
     return _facts(name, sides, animated=name in ANIMATIONS and bool(getattr(image, "is_animated", False)))
@@ -297,6 +313,8 @@ def _open(file: IO[bytes]) -> Image.Image:
         image.info["transparency"] = tuple(value >> 8 for value in clear)  # as Pillow reads the pixels
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _note_aspect(image)
+    if image.format == "AVIF" and (part := _clean_aperture(file, *image.size)):
+        image.info[_PART] = part
     return image
 
 
@@ -311,8 +329,30 @@ def _note_aspect(image: TiffImagePlugin.TiffImageFile) -> None:
         del image.info[_ASPECT]
 
 
+def _clean_aperture(file: IO[bytes], width: int, height: int) -> tuple[int, int, int, int] | None:
+    """The part of an AVIF that is shown (ISO 14496-12, 12.1.4); None: all of it, or no part that can be. Pillow shows
+    all.
+    """
+    file.seek(0)
+    _, found, after = file.read(CODING_BYTES).partition(b"mdat")[0].partition(b"\0\0\0\x28clap")
+    if not found or len(after) < 32:
+        return None
+    numbers = struct.unpack_from(">IIIIiIiI", after)
+    if not all(numbers[1::2]):
+        return None
+    across, down, right, below = (Fraction(*numbers[at : at + 2]) for at in (0, 2, 4, 6))
+    left, upper = (width - across) / 2 + right, (height - down) / 2 + below
+    edges = (left, upper, left + across, upper + down)
+    is_within = 0 <= left < edges[2] <= width and 0 <= upper < edges[3] <= height
+    if not is_within or any(edge.denominator > 1 for edge in edges):
+        return None
+    return int(edges[0]), int(edges[1]), int(edges[2]), int(edges[3])
+
+
 def _sides(image: Image.Image) -> tuple[int, int]:
-    """In square pixels. One side grows."""
+    """In square pixels, of the part that is shown. Of oblong ones one side grows."""
+    if part := image.info.get(_PART):
+        return part[2] - part[0], part[3] - part[1]
     aspect = image.info.get(_ASPECT, 1.0)
     return round(image.width * max(aspect, 1.0)), round(image.height / min(aspect, 1.0))
 
@@ -358,7 +398,8 @@ def _most_pixels(file: IO[bytes], image: Image.Image) -> int:
 
 
 def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int]]:
-    """The picture's pixels, as many as can be decoded, and its sides. Of one too large, those of a smaller copy in it.
+    """The picture's pixels, as many as can be decoded, and its sides. Of one too large, or of Photoshop's that is cut
+    short, those of a smaller copy in it.
 
     Raises as `_loaded_whole`.
     """
@@ -370,6 +411,9 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
         return _loaded_whole(strips.filled(file, stored), max_side)
     except CannotDecode as error:
         if error.code != "too_large" or (copy := copies.smaller(file)) is None:
+            raise
+    except damage.ERRORS:
+        if (copy := photoshop.preview(file)) is None:
             raise
     facts, _ = inspect_image(file)
     image, _ = _loaded_whole(copy, max_side)
@@ -411,8 +455,12 @@ def _loaded_whole(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[in
         failed = str(error)
     else:
         if image.format in ANIMATIONS:
-            image = _first_to_show_anything(_clear_around(image))
-        elif image.format in ("BMP", "DIB") and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+            image = _shown_part(_first_to_show_anything(_clear_around(image)))
+        elif (
+            image.format in ("BMP", "DIB", "DDS")
+            and image.mode == "RGBA"
+            and image.getchannel("A").getextrema() == (0, 0)
+        ):
             image = image.convert("RGB")  # as in browsers: programs leave it empty where they know of none
         return image, sides
     is_progressive = bool(image.info.get("progressive"))
@@ -516,6 +564,15 @@ def _clear_around(image: Image.Image) -> Image.Image:
     screen = Image.new("RGBA", image.size)
     screen.paste(image.crop(extent), extent)
     return screen
+
+
+def _shown_part(image: Image.Image) -> Image.Image:
+    part = image.info.get(_PART)
+    if part is None:
+        return image
+    shown = image.crop(part)
+    shown.format = image.format
+    return shown
 
 
 def _first_to_show_anything(image: Image.Image) -> Image.Image:

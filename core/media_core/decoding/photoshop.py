@@ -18,7 +18,9 @@ from media_core.decoding import greys
 from media_core.decoding.colours import light_to_srgb
 from media_core.decoding.failures import CannotDecode
 
-_MODES = {1: "L", 3: "RGB", 4: "CMYK", 9: "LAB"}
+_MODES = {1: "L", 3: "RGB", 4: "CMYK", 7: "L", 8: "L", 9: "LAB"}
+"""Of several channels (7), or of several inks (8), the first is shown."""
+
 _RAW, _RLE = 0, 1
 _LARGE = 2
 _PROFILE, _PREVIEW = 1039, 1036
@@ -41,6 +43,16 @@ class Header:
     @property
     def pixels(self) -> int:
         return self.width * self.height
+
+
+def sides(file: IO[bytes]) -> tuple[int, int] | None:
+    """Width and height of any Photoshop file; None for every other file."""
+    file.seek(0)
+    head = file.read(22)
+    if not head.startswith(b"8BPS") or len(head) < 22:
+        return None
+    height, width = struct.unpack_from(">II", head, 14)
+    return width, height
 
 
 def header(file: IO[bytes]) -> Header | None:

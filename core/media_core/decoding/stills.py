@@ -30,7 +30,11 @@ MOST_SIDE = 1 << 11
 """Pixels. A picture twice as long or more is scaled down while its pixels are copied."""
 
 MOST_MISSING = 32 << 20
-"""Of a picture's end, and no more than is there."""
+TIMES_MISSING = 3
+LEAST_MISSING = 1 << 20
+"""Of a picture's end: the most bytes, how many times those that are there, and how many of a small one: a run of pixels
+takes two bytes.
+"""
 
 COPIES_HELD = 4
 HEAD = 26
@@ -58,8 +62,19 @@ _OF_JPEGS = {jpeg.LOSSLESS: "mjpeg", jpeg.LS: "jpegls"}
 _BITMAP_FIELDS = ((0xF00, 0xF0, 0xF), (0xFF, 0xFF00, 0xFF0000), (0xFF00, 0xFF0000, 0xFF000000))
 """Where red, green and blue are in the pixels of bitmaps that Pillow does not read (Microsoft, BITMAPINFOHEADER)."""
 
+_DX10_AT, PIXELS_OF_A_TEXTURE = 84, 148
+"""Of a texture with the newer header: where it says so, and where its pixels begin."""
+
+_BC6H_AND_BC7 = range(94, 100)
+_HALF_FLOATS = 10
+_SWAPPED = (11, 27, 28, 29, 87, 88, 90, 91, 92, 93)
+"""Its layouts (DXGI_FORMAT) that FFmpeg does not decode, that it takes for whole numbers, and of which it swaps red and
+blue.
+"""
+
 _BI_BITFIELDS = 3
 _SIDES_AT = {
+    "dds": (12, "<II"),
     "dpx": (772, ">II"),
     "pcx": (4, "<4H"),
     "qoi": (4, ">II"),
@@ -90,6 +105,8 @@ def codec(file: IO[bytes]) -> str | None:
     file.seek(0)
     head = file.read(HEAD)
     found = next((name for beginning, name in _BEGINNINGS if head.startswith(beginning)), None)
+    if found == "dds" and _layout_of_texture(file) in _BC6H_AND_BC7:
+        return None
     if found or len(head) < HEAD:
         return found
     if head.startswith(b"\xff\xd8"):
@@ -101,6 +118,27 @@ def codec(file: IO[bytes]) -> str | None:
     if head[0] == 10 and head[1] in (0, 2, 3, 4, 5) and head[2] <= 1 and head[3] in (1, 2, 4, 8):
         return "pcx"
     return "targa" if targa.begins(head) else None
+
+
+def _is_grey_and_clear(file: IO[bytes]) -> bool:
+    file.seek(0)
+    return targa.is_grey_and_clear(file.read(HEAD))
+
+
+def _in_half_floats(frame: VideoFrame) -> VideoFrame:
+    """The same bytes, eight a pixel, as floats."""
+    floats = VideoFrame(frame.width, frame.height, "rgbaf16le")
+    given, length, step = memoryview(frame.planes[0]), 8 * frame.width, frame.planes[0].line_size
+    rows = (bytes(given[at : at + length]) for at in range(0, step * frame.height, step))
+    floats.planes[0].update(b"".join(row.ljust(floats.planes[0].line_size, b"\0") for row in rows))
+    return floats
+
+
+def _layout_of_texture(file: IO[bytes]) -> int:
+    """0 for one with the older header."""
+    file.seek(_DX10_AT)
+    mark, layout = struct.unpack("<4s40xI", file.read(48).ljust(48, b"\0"))
+    return int(layout) if mark == b"DX10" else 0
 
 
 def _has_other_fields(file: IO[bytes]) -> bool:
@@ -125,7 +163,7 @@ def sides(file: IO[bytes], name: str) -> tuple[int, int]:
             return right - left + 1, bottom - top + 1
         file.seek(0)
         width, height = struct.unpack("<II" if file.read(4) == b"XPDS" else numbers, data)
-        return width, height
+        return (height, width) if name == "dds" else (width, height)
     decoder = _decoder(name)
     decoder.skip_frame = "ALL"
     decoder.decode(_packet(file))
@@ -133,22 +171,34 @@ def sides(file: IO[bytes], name: str) -> tuple[int, int]:
 
 
 def load(file: IO[bytes], name: str, **options: str) -> Image.Image:
-    """The picture as L, RGB or RGBA in sRGB. Raises CannotDecode, and FFmpeg's errors. `options`: of the decoder."""
+    """The picture as L, LA, RGB or RGBA in sRGB. Raises CannotDecode, and FFmpeg's errors. `options`: the decoder's."""
     if name == "pfm":
         return _of_float_map(file)
     if name == "jpegls" and jpeg.is_interleaved_by_sample(file):
         raise CannotDecode("unsupported", "its samples are in an order that is not decoded here")
+    is_cut = False
     try:
         frame = _frame(file, name, options)
     except av.error.InvalidDataError:
-        frame = _frame(file, name, options, MOST_MISSING)
+        frame, is_cut = _frame(file, name, options, MOST_MISSING), True
+    layout = _layout_of_texture(file) if name == "dds" else 0
+    if layout == _HALF_FLOATS:
+        frame = _in_half_floats(frame)
     if "f32" in frame.format.name or "f16" in frame.format.name:
         return _of_light(frame)
+    if name == "targa" and _is_grey_and_clear(file):
+        plane = frame.planes[0]  # FFmpeg takes the two bytes of a pixel for three colours
+        return Image.frombytes("LA", (frame.width, frame.height), memoryview(plane), "raw", "LA", plane.line_size)
     has_alpha = frame.format.name.startswith(_WITH_ALPHA)
     times = max(1, max(frame.width, frame.height) // MOST_SIDE)
     image = pixels(frame, "RGBA" if has_alpha else "RGB", (-(-frame.width // times), -(-frame.height // times)))
+    if is_cut and all(len(set(band.getextrema())) == 1 for band in image.split()):
+        raise CannotDecode("corrupt", "its end is missing")
     if has_alpha and image.getchannel("A").getextrema()[1] == 0:
         image = image.convert("RGB")  # editors leave it empty where they know of none
+    if layout in _SWAPPED:
+        blue, green, red, *alpha = image.split()
+        image = Image.merge(image.mode, (red, green, blue, *alpha))
     return image
 
 
@@ -186,7 +236,7 @@ def _packet(file: IO[bytes], missing: int = 0) -> Packet[Any]:
     if file.seek(0, io.SEEK_END) > MOST_BYTES:
         raise CannotDecode("too_large", f"pictures of this format are decoded up to {MOST_BYTES >> 20} MiB")
     file.seek(0)
-    return Packet(file.read() + bytes(min(missing, file.tell())))
+    return Packet(file.read() + bytes(min(missing, max(TIMES_MISSING * file.tell(), LEAST_MISSING))))
 
 
 def _float_map(file: IO[bytes]) -> tuple[int, int, int, str]:

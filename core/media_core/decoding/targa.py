@@ -12,3 +12,8 @@ def begins(head: bytes) -> bool:
     is_true = has_map == 0 and kind in (2, 10) and depth in (15, 16, 24, 32) and not any(head[3:8])
     is_grey = has_map == 0 and kind in (3, 11) and depth in (8, 16) and not any(head[3:8])
     return (is_mapped or is_true or is_grey) and not flags & 0xC0 and any(head[12:14]) and any(head[14:16])
+
+
+def is_grey_and_clear(head: bytes) -> bool:
+    """Whether such a picture is of greys with transparency, as GIMP writes them."""
+    return head[2] in (3, 11) and head[16] == 16 and head[17] & 0xF == 8

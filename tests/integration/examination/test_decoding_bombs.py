@@ -167,6 +167,11 @@ def icns(inner: bytes) -> bytes:
     return b"icns" + struct.pack(">I4sI", len(inner) + 16, b"ic10", len(inner) + 8) + inner
 
 
+def dx10(layout: int, side: int) -> bytes:
+    texture = media.texture(layout)[:500]
+    return texture[:12] + struct.pack("<2I", side, side) + texture[20:]
+
+
 BOMBS: dict[str, tuple[Callable[[], bytes], Sides | None]] = {
     "png of 100 megapixels": (lambda: png(10_001, 10_000), (10_001, 10_000)),
     "png of 169 megapixels": (lambda: png(13_000, 13_000), (13_000, 13_000)),
@@ -238,6 +243,8 @@ BOMBS: dict[str, tuple[Callable[[], bytes], Sides | None]] = {
     "tga": (lambda: bytes((0, 0, 2, *[0] * 9, 80, 195, 80, 195, 24, 0)) + bytes(100), (50_000, 50_000)),
     "pcx": (lambda: b"\x0a\5\1\x08" + struct.pack("<4H", 0, 0, 49_999, 49_999) + bytes(200), (50_000, 50_000)),
     "sgi": (lambda: b"\x01\xda\0\1" + struct.pack(">4H", 3, 50_000, 50_000, 3) + bytes(600), (50_000, 50_000)),
+    "dds": (lambda: dx10(28, 50_000), (50_000, 50_000)),
+    "dds in bc7": (lambda: dx10(98, 50_000), (50_000, 50_000)),
     "float map": (lambda: b"PF\n50000 50000\n-1.0\n" + bytes(100), (50_000, 50_000)),
     "deep photoshop": (
         lambda: b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 50_000, 50_000, 16, 3) + bytes(100),

@@ -70,6 +70,7 @@ SOUNDS = {
         lambda: old_sounds.in_wider_samples(PITCHES, bits=24),
         "audio/wav",
     ),
+    "of the highest bytes first.wav": (lambda: old_sounds.rifx(PITCHES), "audio/wav"),
     "a Mac's 24 bits in 32.caf": (lambda: old_sounds.caf_in_wider_samples(PITCHES), "audio/x-caf"),
     "a voice memo.qta": (sound("mov", "alac"), "audio/mp4"),
     "a Mac's.mov": (sound("mov", "pcm_s16be"), "audio/mp4"),
@@ -92,6 +93,14 @@ def tape(container: str, codec: str) -> bytes:
             sound.sample_rate, sound.pts = 48_000, index * 1_920
             output.mux(voice.encode(sound))
     return file.getvalue()
+
+
+def of_imx(lines: int, picture: Image.Image) -> bytes:
+    """A film of a broadcaster's recorder: above its picture the tape's other lines, 720 x `lines` in all."""
+    whole = Image.new("RGB", (720, lines), "black")
+    whole.paste(picture, (0, lines - picture.height))
+    aspect = 4 * lines, 3 * 720  # of all lines, as an MXF says it
+    return media.still_film(whole, container="mxf", codec="mpeg2video", rate=25, aspect=aspect)
 
 
 FILMS = {
@@ -236,6 +245,67 @@ async def test_the_profile_of_a_deep_photoshop_picture_counts(decoding_pool: Dec
     assert (red, green) == (pytest.approx(0, abs=12), pytest.approx(201, abs=12))
 
 
+@pytest.mark.parametrize("bits", [8, 16, 32])
+async def test_of_a_photoshop_picture_that_is_cut_its_preview_is_shown(decoding_pool: DecodingPool, bits: int) -> None:
+    data = media.photoshop(bits, preview=media.photo(128, 80))
+    for cut in (data[: len(data) * 3 // 4], data[: data.index(b"layers") + 3]):
+        facts = await looked_at(decoding_pool, cut, "a.psd")
+        assert (facts.width, facts.height, facts.thumbnail_status) == (256, 160, "ready")
+        await shows_its_quadrants(decoding_pool, cut, "image/vnd.adobe.photoshop")
+
+
+async def test_a_texture_of_half_floats_is_light(decoding_pool: DecodingPool) -> None:
+    for width in (320, 323):
+        data = media.texture(10, width)
+        thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/vnd.ms-dds")
+        image = Image.open(io.BytesIO(thumbnail.data)).convert("RGB")
+        for place, colour in (((60, 60), (255, 0, 0)), ((240, 60), (0, 255, 0)), ((60, 180), (0, 0, 255))):
+            assert image.getpixel(place) == pytest.approx(colour, abs=12)
+
+
+@pytest.mark.parametrize("layout", [11, 28, 87, 98])
+async def test_a_texture_of_todays_games_is_shown(decoding_pool: DecodingPool, layout: int) -> None:
+    data = media.texture(layout)
+    facts = await looked_at(decoding_pool, data, "a.dds")
+    assert (facts.mime_type, facts.width, facts.height) == ("image/vnd.ms-dds", 320, 240)
+    await shows_its_quadrants(decoding_pool, data, "image/vnd.ms-dds", off=3)
+    cut = await make_thumbnail(decoding_pool, BytesSource(data[: len(data) * 2 // 3]), "image/vnd.ms-dds")
+    image = Image.open(io.BytesIO(cut.data)).convert("RGB")
+    assert image.getpixel((80, 60)) == pytest.approx(media.RED, abs=3)
+    facts = await looked_at(decoding_pool, data[:148], "a.dds")
+    assert (facts.width, facts.thumbnail_status) == (320, "none")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+async def test_a_grey_tga_with_transparency_is_grey(decoding_pool: DecodingPool, packed: bool) -> None:
+    grey = Image.merge("LA", (QUADRANTS.convert("L"), Image.linear_gradient("L").resize(QUADRANTS.size)))
+    data = media.encoded(grey, "TGA", compression="tga_rle" if packed else None)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/x-tga")
+    shown = Image.open(io.BytesIO(thumbnail.data)).convert("LA")
+    for place in ((60, 150), (200, 40), (60, 100)):
+        assert shown.getpixel(place) == pytest.approx(grey.getpixel(place), abs=12)
+
+
+@pytest.mark.parametrize("mode", [7, 8])
+async def test_of_a_deep_photoshop_picture_of_inks_the_first_is_shown(decoding_pool: DecodingPool, mode: int) -> None:
+    data = bytearray(media.photoshop(16, mode="L"))
+    data[25] = mode
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(bytes(data)), "image/vnd.adobe.photoshop")
+    shown, grey = Image.open(io.BytesIO(thumbnail.data)).convert("L"), QUADRANTS.convert("L")
+    for place in ((64, 40), (192, 120)):
+        assert shown.getpixel(place) == pytest.approx(grey.getpixel(place), abs=6)
+
+
+@pytest.mark.parametrize("image_format", ["DDS", "PCX", "TGA", "JPEG2000"])
+@pytest.mark.parametrize("part", [0.3, 0.7])
+async def test_an_editors_picture_that_is_cut_shows_what_is_there(
+    decoding_pool: DecodingPool, image_format: str, part: float
+) -> None:
+    data = media.encoded(QUADRANTS, image_format)
+    facts = await looked_at(decoding_pool, data[: int(len(data) * part)], f"a.{image_format}")
+    assert (facts.width, facts.height, facts.thumbnail_status) == (256, 160, "ready")
+
+
 async def test_an_editors_picture_that_is_cut_or_too_large_says_its_size_if_it_can(decoding_pool: DecodingPool) -> None:
     for name, (make, expected) in PICTURES.items():
         data = make()
@@ -313,6 +383,20 @@ def film_of_a_photo(container: str) -> bytes:
             packet.stream, packet.pts, packet.dts, packet.time_base = film, index, index, Fraction(1, 3)
             output.mux(packet)
     return file.getvalue()
+
+
+@pytest.mark.parametrize(("lines", "rows", "sides"), [(608, 576, (768, 576)), (512, 486, (720, 540))])
+async def test_the_lines_of_a_tape_above_its_picture_are_not_shown(
+    decoding_pool: DecodingPool, lines: int, rows: int, sides: tuple[int, int]
+) -> None:
+    film = of_imx(lines, media.quadrants(720, rows))
+    facts = await looked_at(decoding_pool, film, "a.mxf")
+    assert (facts.width, facts.height) == sides
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "application/mxf")
+    assert (thumbnail.width, thumbnail.height) == sides
+    image = Image.open(io.BytesIO(thumbnail.data)).convert("RGB")
+    assert image.getpixel((100, 3)) == pytest.approx(media.RED, abs=26)
+    await shows_its_quadrants(decoding_pool, film, "application/mxf")
 
 
 @pytest.mark.parametrize("container", ["mov", "matroska", "avi"])
@@ -406,6 +490,12 @@ async def test_noise_that_begins_like_a_film_is_none(decoding_pool: DecodingPool
         (b"wOF2\0\1\0\0", "font/woff2"),
         (b"\0asm\1\0\0\0", "application/wasm"),
         (b"bplist00", "application/x-bplist"),
+        (b"\xabKTX 11\xbb\r\n\x1a\n", "image/ktx"),
+        (b"\xabKTX 20\xbb\r\n\x1a\n", "image/ktx2"),
+        (b"CDF\1\0\0\0\0", "application/x-netcdf"),
+        (b"CDF\2\0\0\0\0", "application/x-netcdf"),
+        (b"BLENDER-v300", "application/x-blender"),
+        (b"!BDN\1\2\3\4SM", "application/vnd.ms-outlook-pst"),
         (b"CWS\x0a", "application/x-shockwave-flash"),
         (b"\2#!SILK_V3", "audio/x-silk"),
         (b".snd\0\0\0\x18\xff\xff\xff\xff\0\0\0\x1b", "audio/basic"),

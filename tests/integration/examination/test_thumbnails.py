@@ -349,12 +349,43 @@ async def test_the_largest_allowed_picture_fits_the_memory_limit(kind: str) -> N
     assert (thumbnail.width, thumbnail.height) == (1_024, 1_024)
 
 
-async def test_an_avif_that_is_turned_need_not_say_that_this_matters(decoding_pool: DecodingPool) -> None:
+@pytest.mark.parametrize("brand", [b"avif", b"mif1"])
+async def test_an_avif_that_is_turned_need_not_say_that_this_matters(decoding_pool: DecodingPool, brand: bytes) -> None:
     data = bytearray(media.oriented(6, "AVIF"))
+    data[8:12] = brand
     links = data.index(b"ipma")
     for place in range(links + 15, links + 15 + data[links + 14]):
         data[place] &= 0x7F
     assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(bytes(data)), "image/avif")))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(
+    ("sides", "centre", "colour"),
+    [((240, 160), (-120, -80), media.RED), ((200, 100), (110, 90), media.WHITE), ((481, 320), (0, 0), None)],
+)
+async def test_an_avif_is_cropped_as_it_says(
+    decoding_pool: DecodingPool,
+    sides: tuple[int, int],
+    centre: tuple[int, int],
+    colour: tuple[int, int, int] | None,
+    orientation: int,
+) -> None:
+    """Where it says more than there is, all is shown."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    whole = media.encoded(media.quadrants(480, 320), "AVIF", exif=exif.tobytes(), speed=10)
+    source = BytesSource(media.with_clean_aperture(whole, sides, centre))
+    thumbnail = await make_thumbnail(decoding_pool, source, "image/avif")
+    expected = sides if colour else (480, 320)
+    if orientation == 6:
+        expected = expected[1], expected[0]
+    assert (thumbnail.source_width, thumbnail.source_height) == (thumbnail.width, thumbnail.height) == expected
+    facts: ImageFacts = await decoding_pool.run("inspect_image", source)
+    assert (facts.width, facts.height) == expected
+    image = shown(thumbnail).convert("RGB")
+    for at in ((5, 5), (image.width - 6, image.height - 6)) if colour else ():
+        assert image.getpixel(at) == pytest.approx(colour, abs=12)
 
 
 def heif_of_200_megapixels() -> bytes:
@@ -370,10 +401,19 @@ def photoshop_of_600_megapixels(version: int) -> bytes:
     return header + struct.pack(">I", len(resource)) + resource + bytes(100)
 
 
+def ndpi(width: int, height: int, *levels: Image.Image) -> bytes:
+    """As a slide scanner of Hamamatsu's writes it: its levels do not say that they are copies."""
+    slide = media.pyramid(width, height, *levels)
+    for tag, new in (((254, 4, 1, 1), (254, 4, 1, 0)), ((339, 4, 1, 1), (65_420, 4, 1, 1))):
+        slide = slide.replace(struct.pack("<HHII", *tag), struct.pack("<HHII", *new))
+    return slide
+
+
 LEVEL = media.quadrants(240, 160)
 LABEL = Image.new("RGB", (200, 230), "black")
 LARGE: dict[str, tuple[Callable[[], bytes], tuple[int, int]]] = {
     "a slide's.tif": (lambda: media.pyramid(60_000, 40_000, LEVEL, LABEL), (60_000, 40_000)),
+    "a slide's.ndpi": (lambda: ndpi(60_000, 40_000, LEVEL, LABEL), (60_000, 40_000)),
     "a map's.tif": (lambda: media.pyramid(60_000, 40_000, LEVEL, order=">"), (60_000, 40_000)),
     "a microscope's.ome.tif": (
         lambda: media.pyramid(60_000, 40_000, LABEL, LEVEL, is_big=True, nested=True),
@@ -467,7 +507,7 @@ def grain(width: int, height: int) -> Image.Image:
     return Image.blend(picture, noise.convert("RGB"), 0.2)
 
 
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "PPM"])
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "PPM", "HEIF", "AVIF"])
 @pytest.mark.parametrize("part", [0.4, 0.9, 0.999])
 async def test_of_a_picture_cut_short_is_shown_what_is_there(
     decoding_pool: DecodingPool, image_format: str, part: float
@@ -1723,6 +1763,14 @@ async def test_what_is_filled_into_a_form_is_shown(decoding_pool: DecodingPool) 
         (document("0 0 50 80"), (50, 80)),
         (document("595 842 0 0"), (595, 842)),
         (document(more="/CropBox[100 100 300 200]"), (200, 100)),
+        (document(more="/CropBox[700 100 900 200]"), (595, 842)),
+        (document(more="/CropBox[595 0 900 842]"), (595, 842)),
+        (
+            document(more="/CropBox[700 0 900 900]")
+            .replace(b"/Type/Pages", b"/Type/Pages/MediaBox[0 0 300 400]")
+            .replace(b"/MediaBox[0 0 595 842]", b""),
+            (300, 400),
+        ),
     ],
 )
 async def test_a_page_has_its_shape_and_is_not_blown_up(
