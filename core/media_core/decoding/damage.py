@@ -185,15 +185,17 @@ def _missing_of_items(file: IO[bytes]) -> int:
 
     version, sizes = number(1), number(5)  # two bytes, behind three of flags
     offset, length, base, index = (sizes >> shift & 0xF for shift in (12, 8, 4, 0))
-    of_an_item = 4 if version == 2 else 2
+    of_an_item, of_an_index = 4 if version == 2 else 2, index if version else 0
+    of_an_extent = of_an_index + offset + length
     end = 0
     for _ in range(number(of_an_item)):
         number(of_an_item)
         is_in_the_file = version == 0 or number(2) & 0xF == 0
         number(2)
         start = number(base)
-        for _ in range(number(2)):
-            number(index if version else 0)
+        extents = number(2)
+        for _ in range(extents if of_an_extent else 0):  # their number may be large where each takes no bytes
+            number(of_an_index)
             last = start + number(offset) + number(length)
             end = max(end, last) if is_in_the_file else end
         if head.tell() == len(head.getbuffer()):

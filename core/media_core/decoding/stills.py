@@ -62,10 +62,13 @@ _OF_JPEGS = {jpeg.LOSSLESS: "mjpeg", jpeg.LS: "jpegls"}
 _BITMAP_FIELDS = ((0xF00, 0xF0, 0xF), (0xFF, 0xFF00, 0xFF0000), (0xFF00, 0xFF0000, 0xFF000000))
 """Where red, green and blue are in the pixels of bitmaps that Pillow does not read (Microsoft, BITMAPINFOHEADER)."""
 
-_DX10_AT, PIXELS_OF_A_TEXTURE = 84, 148
-"""Of a texture with the newer header: where it says so, and where its pixels begin."""
+_PIXEL_FORMAT_AT, PIXELS_OF_A_TEXTURE = 80, 148
+"""Of a texture: where its pixel format begins to say what it is, and where the pixels begin behind the newer header."""
 
-_BC6H_AND_BC7 = range(94, 100)
+_NAMED, _DESCRIBED = 4, 0x20060
+"""Flags of a pixel format (DDS_PIXELFORMAT): it has a name, or it is described by masks, by greys or by a palette."""
+
+_BC6H_AND_BC7 = range(95, 100)
 _HALF_FLOATS = 10
 _SWAPPED = (11, 27, 28, 29, 87, 88, 90, 91, 92, 93)
 """Its layouts (DXGI_FORMAT) that FFmpeg does not decode, that it takes for whole numbers, and of which it swaps red and
@@ -136,9 +139,9 @@ def _in_half_floats(frame: VideoFrame) -> VideoFrame:
 
 def _layout_of_texture(file: IO[bytes]) -> int:
     """0 for one with the older header."""
-    file.seek(_DX10_AT)
-    mark, layout = struct.unpack("<4s40xI", file.read(48).ljust(48, b"\0"))
-    return int(layout) if mark == b"DX10" else 0
+    file.seek(_PIXEL_FORMAT_AT)
+    flags, name, layout = struct.unpack("<I4s40xI", file.read(52).ljust(52, b"\0"))
+    return int(layout) if name == b"DX10" and flags & (_NAMED | _DESCRIBED) == _NAMED else 0
 
 
 def _has_other_fields(file: IO[bytes]) -> bool:
@@ -188,13 +191,14 @@ def load(file: IO[bytes], name: str, **options: str) -> Image.Image:
         return _of_light(frame)
     if name == "targa" and _is_grey_and_clear(file):
         plane = frame.planes[0]  # FFmpeg takes the two bytes of a pixel for three colours
-        return Image.frombytes("LA", (frame.width, frame.height), memoryview(plane), "raw", "LA", plane.line_size)
-    has_alpha = frame.format.name.startswith(_WITH_ALPHA)
-    times = max(1, max(frame.width, frame.height) // MOST_SIDE)
-    image = pixels(frame, "RGBA" if has_alpha else "RGB", (-(-frame.width // times), -(-frame.height // times)))
+        image = Image.frombytes("LA", (frame.width, frame.height), memoryview(plane), "raw", "LA", plane.line_size)
+    else:
+        mode = "RGBA" if frame.format.name.startswith(_WITH_ALPHA) else "RGB"
+        times = max(1, max(frame.width, frame.height) // MOST_SIDE)
+        image = pixels(frame, mode, (-(-frame.width // times), -(-frame.height // times)))
     if is_cut and all(len(set(band.getextrema())) == 1 for band in image.split()):
         raise CannotDecode("corrupt", "its end is missing")
-    if has_alpha and image.getchannel("A").getextrema()[1] == 0:
+    if image.mode != "RGB" and image.getchannel("A").getextrema()[1] == 0:
         image = image.convert("RGB")  # editors leave it empty where they know of none
     if layout in _SWAPPED:
         blue, green, red, *alpha = image.split()

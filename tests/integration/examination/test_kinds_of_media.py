@@ -276,6 +276,12 @@ async def test_a_texture_of_todays_games_is_shown(decoding_pool: DecodingPool, l
     assert (facts.width, facts.thumbnail_status) == (320, "none")
 
 
+async def test_a_texture_of_a_layout_that_is_not_decoded_has_its_sides(decoding_pool: DecodingPool) -> None:
+    """The layout has a name, and no form: BC6H_TYPELESS."""
+    facts = await looked_at(decoding_pool, media.texture(94), "a.dds")
+    assert (facts.width, facts.height, facts.thumbnail_status) == (320, 240, "none")
+
+
 @pytest.mark.parametrize("packed", [False, True])
 async def test_a_grey_tga_with_transparency_is_grey(decoding_pool: DecodingPool, packed: bool) -> None:
     grey = Image.merge("LA", (QUADRANTS.convert("L"), Image.linear_gradient("L").resize(QUADRANTS.size)))
@@ -284,6 +290,18 @@ async def test_a_grey_tga_with_transparency_is_grey(decoding_pool: DecodingPool,
     shown = Image.open(io.BytesIO(thumbnail.data)).convert("LA")
     for place in ((60, 150), (200, 40), (60, 100)):
         assert shown.getpixel(place) == pytest.approx(grey.getpixel(place), abs=12)
+
+
+async def test_a_grey_tga_whose_transparency_is_empty_is_shown_and_one_without_pixels_is_not(
+    decoding_pool: DecodingPool,
+) -> None:
+    grey = QUADRANTS.convert("L")
+    data = media.encoded(Image.merge("LA", (grey, Image.new("L", grey.size))), "TGA")
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/x-tga")
+    shown = Image.open(io.BytesIO(thumbnail.data)).convert("RGBA")
+    assert shown.getpixel((60, 40)) == pytest.approx((*[grey.getpixel((60, 40))] * 3, 255), abs=12)
+    facts = await looked_at(decoding_pool, data[:18] + bytes(8), "a.tga")
+    assert (facts.width, facts.height, facts.thumbnail_status) == (256, 160, "none")
 
 
 @pytest.mark.parametrize("mode", [7, 8])

@@ -522,6 +522,28 @@ async def test_of_a_picture_cut_short_is_shown_what_is_there(
     assert red > green + 80
 
 
+async def test_a_heif_of_many_extents_without_bytes_takes_no_time(decoding_pool: DecodingPool) -> None:
+    items = struct.pack(">3H", 1, 0, 0xFFFF) * 10_000
+    places = struct.pack(">I4s4xHH", len(items) + 16, b"iloc", 0, 10_000) + items
+    data = struct.pack(">I4s4s4x4s4s", 24, b"ftyp", b"heic", b"mif1", b"heic") + places
+    with pytest.raises(DecodingFailed) as failed:
+        await decoding_pool.run("inspect_image", BytesSource(data))
+    assert failed.value.code in ("corrupt", "unsupported")
+
+
+async def test_a_texture_with_two_forms_of_its_pixels_takes_no_time(decoding_pool: DecodingPool) -> None:
+    """BC7 by its newer header, and 8 bits of red and green by the older one, which Pillow reads pixel by pixel."""
+    data = bytearray(media.texture(98)[:148] + bytes(5_000 * 4_000))
+    struct.pack_into("<2I", data, 12, 4_000, 5_000)
+    struct.pack_into("<2I", data, 80, 0x44, int.from_bytes(b"DX10", "little"))
+    struct.pack_into("<3I", data, 88, 8, 0xF0, 0x0F)
+    facts: ImageFacts = await decoding_pool.run("inspect_image", BytesSource(bytes(data)))
+    assert (facts.width, facts.height) == (5_000, 4_000)
+    with pytest.raises(DecodingFailed) as failed:
+        await decoding_pool.run("thumbnail", BytesSource(bytes(data)))
+    assert failed.value.code == "corrupt"
+
+
 def deep(picture: Image.Image, *, planar: bool, order: str = "<") -> bytes:
     """A TIFF of 16 bits a sample, in one strip or in one for each colour."""
     samples = np.asarray(picture).astype(f"{order}u2") * 257
