@@ -71,15 +71,16 @@ class StatusWriter:
         await self._tell(body, before, stamped)
 
     async def _apply(self, applied: Object) -> Object:
-        """Without what an older CRD does not have: the server would refuse all of the status."""
-        try:
-            return await self._kube.apply(kinds.MEDIA_TENANT, applied, subresource="status")
-        except Undeclared as error:
-            _log.warning("crd_outdated", lacks=error.fields, see="crds/mediatenants.yaml of this version")
-            for path in error.fields:
-                *parents, last = path.split(".")
-                del reduce(getitem, parents, applied)[last]
-            return await self._kube.apply(kinds.MEDIA_TENANT, applied, subresource="status")
+        """Without what an older CRD does not have: the server would refuse all of the status. It names one field of an
+        object, or more."""
+        while True:
+            try:
+                return await self._kube.apply(kinds.MEDIA_TENANT, applied, subresource="status")
+            except Undeclared as error:
+                _log.warning("crd_outdated", lacks=error.fields, see="crds/mediatenants.yaml of this version")
+                for path in error.fields:
+                    *parents, last = path.split(".")
+                    del reduce(getitem, parents, applied)[last]
 
     async def _tell(self, body: Object, before: list[Condition], now: list[Condition]) -> None:
         """One Event for each condition whose status changed, or that is new and says that something failed."""

@@ -14,7 +14,9 @@ READY = Condition(type="Ready", status="True", reason="Serving", message="it is 
 
 
 class Kube:
-    """A server whose CRD does not have `lacks`. `stored`: the status that it took last."""
+    """A server whose CRD does not have `lacks`, and which names one of them at a time, as servers may. `stored`: the
+    status that it took last.
+    """
 
     def __init__(self, *lacks: str) -> None:
         self._lacks = set(lacks)
@@ -22,8 +24,8 @@ class Kube:
 
     async def apply(self, kind: Kind, body: Object, *, subresource: str) -> Object:
         assert subresource == "status"
-        if refused := tuple(sorted(self._lacks & _paths(body))):
-            raise Undeclared("their CRD is older", 500, "", refused)
+        if refused := sorted(self._lacks & _paths(body)):
+            raise Undeclared("their CRD is older", 500, "", (refused[0],))
         self.stored = copy.deepcopy(body["status"])
         return body
 
