@@ -1,7 +1,7 @@
 """Ports for servers that bind them later than they are picked, or again after a kill.
 
-The kernel would give such a port to another process meanwhile: it gives the ports of `ip_local_port_range` to whoever
-asks for any. These are below.
+The kernel gives the ports of `ip_local_port_range` to any process that asks for one. So another process could get such
+a port meanwhile. The ports here are below that range.
 """
 
 import itertools

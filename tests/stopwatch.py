@@ -1,4 +1,4 @@
-"""How long something takes, whatever else this machine does: for limits that are promised on a machine of its own."""
+"""Measures how long something takes, without what other work on this machine adds to it."""
 
 import threading
 import time

@@ -80,7 +80,7 @@ async def master_of(services: Services, item: Item) -> bytes:
 
 
 async def whole_thumbnail(stored: Stored, sha256: str | None) -> bytes:
-    """`sha256`: of the thumbnail. One that the store has spoilt is as good as missing. Raises what `missed` gives."""
+    """`sha256`: of the thumbnail. One that the store has spoilt counts as missing. Raises what `missed` gives."""
     try:
         picture = await stored.library.store.read(stored.key, 0, MAX_MASTER_BYTES)
     except ObjectMissing:

@@ -14,7 +14,7 @@ from media_api.requests.multipart import Form
 from media_api.services import Services
 from media_core.errors import Refused
 from media_core.uploads.claims import Declared
-from media_core.uploads.upload import Upload
+from media_core.uploads.upload import Upload, digests_differ
 
 REFUSALS: Final = (
     "digest_mismatch",
@@ -156,7 +156,7 @@ def file_digest(*headers: str | None) -> str | None:
     """
     found = {_sha256(header) for header in headers if header is not None and "sha-256" in header} - {None}
     if len(found) > 1:
-        raise Refused("digest_mismatch", "Content-Digest and Repr-Digest announce different contents.")
+        raise digests_differ()
     return found.pop() if found else None
 
 

@@ -63,7 +63,7 @@ _BITMAP_FIELDS = ((0xF00, 0xF0, 0xF), (0xFF, 0xFF00, 0xFF0000), (0xFF00, 0xFF000
 """Where red, green and blue are in the pixels of bitmaps that Pillow does not read (Microsoft, BITMAPINFOHEADER)."""
 
 _PIXEL_FORMAT_AT, PIXELS_OF_A_TEXTURE = 80, 148
-"""Of a texture: where its pixel format begins to say what it is, and where the pixels begin behind the newer header."""
+"""Offsets in a texture: the flags of its pixel format, and its pixels where it has the newer header."""
 
 _NAMED, _DESCRIBED = 4, 0x20060
 """Flags of a pixel format (DDS_PIXELFORMAT): it has a name, or it is described by masks, by greys or by a palette."""
@@ -71,8 +71,8 @@ _NAMED, _DESCRIBED = 4, 0x20060
 _BC6H_AND_BC7 = range(95, 100)
 _HALF_FLOATS = 10
 _SWAPPED = (11, 27, 28, 29, 87, 88, 90, 91, 92, 93)
-"""Its layouts (DXGI_FORMAT) that FFmpeg does not decode, that it takes for whole numbers, and of which it swaps red and
-blue.
+"""Layouts of a texture (DXGI_FORMAT). FFmpeg does not decode the first. It takes the second for whole numbers. Of the
+last it swaps red and blue.
 """
 
 _BI_BITFIELDS = 3

@@ -35,7 +35,7 @@ THUMBNAILS: Final = _QUEUE.format(
 )
 
 Ask = Callable[[LiteralString, Arguments], Awaitable[list[Any]]]
-"""Sends one statement, in a transaction of its own, and gives its rows."""
+"""Runs one statement in a transaction of its own, and returns the rows."""
 
 
 async def queue(ask: Ask, statement: LiteralString, *, batches: int | None = None) -> int:

@@ -17,7 +17,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Final, Protocol
 
 from media_core.errors import Unavailable
 from media_core.store.trailing_hash import TrailingHash
@@ -48,6 +48,9 @@ class ObjectMissing(Exception):
         self.key = key
 
 
+PIECE_GONE: Final = "a piece of this upload is gone"
+
+
 class PieceGone(Unavailable):
     """The last piece of an upload is not there, though it was recorded: its bytes have to come again.
 
@@ -55,7 +58,7 @@ class PieceGone(Unavailable):
     older than what staging has, and names a piece that was replaced meanwhile.
     """
 
-    def __init__(self, detail: str = "a piece of this upload is gone") -> None:
+    def __init__(self, detail: str = PIECE_GONE) -> None:
         super().__init__("object store", detail)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from media_core.errors import Unavailable
 from media_core.store.base import (
+    PIECE_GONE,
     BodySource,
     Chunk,
     Complete,
@@ -27,7 +28,6 @@ from media_core.store.trailing_hash import TrailingHash
 if TYPE_CHECKING:
     from media_core.store.s3 import S3Store
 
-_GONE = "a piece of this upload is gone"
 TRY_AGAIN_SECONDS = (0.1, 0.3, 1.0)
 """Pauses before a piece is put again that S3 did not take."""
 TRIES_END_AFTER_SECONDS = 5.0
@@ -150,7 +150,7 @@ class S3Appending:
                 raise PieceGone from None
             data = b""
         if len(data) != piece.size:
-            raise unavailable(_GONE)
+            raise unavailable(PIECE_GONE)
         return data
 
     def _key(self, piece: Piece) -> str:
@@ -189,7 +189,7 @@ class S3GatheredObject(Complete):
                     found += await self._store._read(key, begin - at, end - begin)
                 except ObjectMissing:
                     await self._require_last()
-                    raise unavailable(_GONE) from None
+                    raise unavailable(PIECE_GONE) from None
             at += size
         return bytes(found)
 
@@ -205,7 +205,7 @@ class S3GatheredObject(Complete):
                 pass
             if sent != size:
                 await self._require_last()
-                raise unavailable(_GONE)
+                raise unavailable(PIECE_GONE)
 
     async def _require_last(self) -> None:
         """Raises PieceGone if the last piece is gone: only that one can come again."""

@@ -257,7 +257,7 @@ class Upload:
         Raises Refused `digest_mismatch` where the client sent another one before.
         """
         if self._digest not in (None, digest):
-            raise Refused("digest_mismatch", "Content-Digest and Repr-Digest announce different contents.")
+            raise digests_differ()
         self._digest = digest
 
     def _room(self) -> int:
@@ -506,6 +506,10 @@ def key_reused() -> Refused:
         "idempotency_key_reused",
         "This Idempotency-Key was used for another request in the last 24 hours; use a new key.",
     )
+
+
+def digests_differ() -> Refused:
+    return Refused("digest_mismatch", "Content-Digest and Repr-Digest announce different contents.")
 
 
 def another_digest(sha256: str, announced: str) -> Refused:

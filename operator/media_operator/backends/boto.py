@@ -178,7 +178,8 @@ def _of_the_operator(error: ClientError) -> bool:
 
 
 def _is_of_no_api(error: ClientError) -> bool:
-    """Whether it has no code of its own, as S3, IAM and STS give to all but HEAD, and is no plea to come again."""
+    """Whether the answer has no error code, and does not ask for a later try. S3, IAM and STS give a code to all
+    requests but HEAD."""
     return code(error).isdecimal() and status(error) < 500 and is_refusal(error) and error.operation_name[:4] != "Head"
 
 

@@ -53,6 +53,15 @@ async def add(at: Resumables, upload_id: str, data: bytes, offset: int, **how: A
         return await receiving.end()
 
 
+async def end_whole(at: Resumables, upload_id: str, data: bytes, offset: int) -> None:
+    """Sends `data` from `offset` on; then the store has all of it."""
+    uploaded = (await add(at, upload_id, data[offset:], offset)).uploaded
+    assert uploaded is not None
+    assert uploaded.sha256 == hashlib.sha256(data).hexdigest()
+    key = content_key(at.uploads.tenant_id, uploaded.sha256)
+    assert await at.uploads.store.read(key, 0, len(data)) == data
+
+
 async def run_out(database: Database) -> None:
     """As if a claim's time had passed, and its holder did not move it forward."""
     async with database.transaction() as tx:
@@ -574,10 +583,7 @@ async def test_where_the_last_piece_is_gone_its_bytes_come_again(
         offset = len(data) - 1000 - last.size
         assert (refused.value.code, refused.value.facts) == ("offset_mismatch", {"offset": offset})
         assert (await at.find(ALICE, upload_id)).received == offset
-        uploaded = (await add(at, upload_id, data[offset:], offset)).uploaded
-        assert uploaded is not None
-        assert uploaded.sha256 == hashlib.sha256(data).hexdigest()
-        assert await store.read(content_key(uploads.tenant_id, uploaded.sha256), 0, len(data)) == data
+        await end_whole(at, upload_id, data, offset)
     finally:
         await store.aclose()
         server.stop()
@@ -667,10 +673,7 @@ async def test_where_the_last_piece_of_a_whole_upload_is_gone_its_bytes_come_aga
         assert refused.value.code == "offset_mismatch"
         offset = (await at.settled(ALICE, upload_id)).received
         assert refused.value.facts == {"offset": offset}
-        uploaded = (await add(at, upload_id, data[offset:], offset)).uploaded
-        assert uploaded is not None
-        assert uploaded.sha256 == hashlib.sha256(data).hexdigest()
-        assert await store.read(content_key(uploads.tenant_id, uploaded.sha256), 0, len(data)) == data
+        await end_whole(at, upload_id, data, offset)
     finally:
         await store.aclose()
         server.stop()
