@@ -14,7 +14,7 @@ from media_api.requests.multipart import Form
 from media_api.services import Services
 from media_core.errors import Refused
 from media_core.uploads.claims import Declared
-from media_core.uploads.upload import Upload, digests_differ
+from media_core.uploads.upload import Upload, another_digest, digests_differ
 
 REFUSALS: Final = (
     "digest_mismatch",
@@ -110,7 +110,8 @@ async def read_form(
     """Reads the whole request, and writes the file's bytes into `upload`. `fields`: those that the form may have.
 
     `content_digest`: of the file, or of the body, as RFC 9530 has it and signers of requests send it. Where it is not
-    that of the body, the upload's commit compares it with the file.
+    that of the body, the upload's commit compares it with the file. Raises Refused `digest_mismatch` where the form has
+    no file, or where the request has announced another digest of the file before.
     """
     form = Form(
         request,
@@ -123,7 +124,10 @@ async def read_form(
         async for chunk in chunks:
             await (upload.write(chunk) if isinstance(chunk, bytes) else upload.take(chunk))
             del chunk  # frees it while the next one is waited for
-    if content_digest is not None and content_digest != form.sha256():
+    of_body = form.sha256()
+    if content_digest is not None and content_digest != of_body:
+        if form.filename is None and of_body is not None:
+            raise another_digest(of_body, content_digest, what="body")
         upload.expect(content_digest)
     room_id = form.text("room_id")
     if room_id is not None:

@@ -512,10 +512,10 @@ def digests_differ() -> Refused:
     return Refused("digest_mismatch", "Content-Digest and Repr-Digest announce different contents.")
 
 
-def another_digest(sha256: str, announced: str) -> Refused:
+def another_digest(sha256: str, announced: str, *, what: str = "file") -> Refused:
     return Refused(
         "digest_mismatch",
-        f"The file that arrived has sha-256 {sha256}, the request announced {announced}. Send it again.",
+        f"The {what} that arrived has sha-256 {sha256}, the request announced {announced}. Send it again.",
     )
 
 

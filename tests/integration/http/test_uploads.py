@@ -344,6 +344,23 @@ async def test_a_content_digest_may_be_of_the_whole_body_as_signers_of_requests_
         problem(await send(content_digest=data, repr_digest=b"else"), 400, "digest_mismatch")
 
 
+async def test_a_content_digest_of_a_form_without_a_file_is_compared_with_the_body(api: Api) -> None:
+    async with api.client() as client:
+        text = (await client.post(UPLOAD, files={"file": ("a", b"no recording")})).json()["data"]
+        for path, form, code in (
+            ("/v1/transcribe", {"media_id": text["media_id"]}, "not_audio_or_video"),
+            (UPLOAD, {"tenant_scope": "true"}, "missing_file"),
+        ):
+            request = client.build_request("POST", path, data=form)
+            digest = base64.b64encode(hashlib.sha256(request.read()).digest()).decode()
+            request.headers["Content-Digest"] = f"sha-256=:{digest}:"
+            assert (await client.send(request)).json()["code"] == code
+            wrong = base64.b64encode(hashlib.sha256(b"else").digest()).decode()
+            request.headers["Content-Digest"] = f"sha-256=:{wrong}:"
+            said = problem(await client.send(request), 400, "digest_mismatch")
+            assert said["detail"].startswith(f"The body that arrived has sha-256 {base64.b64decode(digest).hex()}")
+
+
 async def test_an_idempotency_key_gives_the_same_answer_again_and_no_second_file(api: Api) -> None:
     data, key = secrets.token_bytes(100), {"Idempotency-Key": secrets.token_hex(8)}
     async with api.client() as client, api.client("bob") as bob:
