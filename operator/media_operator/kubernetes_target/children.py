@@ -17,7 +17,11 @@ from media_operator.tenant.spec import MediaTenant
 
 
 class Children:
-    """`all`: (kind, name) -> object, without Jobs. A Secret that somebody edited counts as missing."""
+    """`all`: (kind, name) -> object, without Jobs.
+
+    A Secret counts as missing if somebody edited it, or if it is of an earlier MediaTenant of this name: Kubernetes'
+    garbage collector is about to delete that one, and its keys would be gone while pods use them.
+    """
 
     def __init__(self, cache: Cache, tenant: MediaTenant, store: StoreAdminSettings) -> None:
         self.all: Mapping[tuple[Kind, str], Object] = cache.children(key_of(tenant))
@@ -32,7 +36,10 @@ class Children:
 
     def _secret(self, part: str) -> Object | None:
         found = self.all.get((kinds.SECRET, child_name(self._tenant.tenant_id, part)))
-        return found if found is not None and render.secret_is_intact(found) else None
+        if found is None or not render.secret_is_intact(found):
+            return None
+        owners = found["metadata"].get("ownerReferences", [])
+        return found if any(owner["uid"] == self._tenant.metadata.uid for owner in owners) else None
 
     @property
     def has_secrets(self) -> bool:

@@ -24,7 +24,9 @@ from media_api.settings import Settings as ApiSettings
 from media_core.settings import EnvironmentSettings, RetentionSettings
 from media_operator import render
 from media_operator.cluster import kinds
+from media_operator.cluster.cache import Cache
 from media_operator.cluster.kinds import Object
+from media_operator.kubernetes_target.children import Children
 from media_operator.render.api import DRAIN_SECONDS
 from media_operator.render.database_connections import OPERATOR_CONNECTIONS, connections
 from media_operator.render.jobs import LOST
@@ -32,7 +34,7 @@ from media_operator.settings import PlatformSettings
 from media_operator.tenant.annotations import ROTATE_KEYS
 from media_workers.settings import ClamdSettings
 from media_workers.settings import Settings as WorkerSettings
-from tests.unit.operator.render_cases import CASES, CREDENTIALS, HIDDEN, JWKS, LONGEST, SESSION, WORK, Case
+from tests.unit.operator.render_cases import CASES, CREDENTIALS, HIDDEN, JWKS, LONGEST, SESSION, STORE, WORK, Case
 
 OF_LIBRARIES = {"SSL_CERT_FILE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"}
 OF_LIBRARIES |= {"HTTPS_PROXY", "NO_PROXY", "https_proxy", "no_proxy"}
@@ -586,6 +588,18 @@ def test_a_secret_that_somebody_edited_is_told_from_ours() -> None:
     unreadable = {**secret, "data": {**secret["data"], render.S3_SECRET: "/w=="}}
     foreign = {**secret, "metadata": {"name": "mt-acme-credentials"}}
     assert not any(render.secret_is_intact(each) for each in (edited, emptied, unreadable, foreign))
+
+
+def test_a_secret_of_an_earlier_mediatenant_counts_as_missing_since_it_is_about_to_go() -> None:
+    case, cache = CASES["default"], Cache()
+    earlier, tenant = case.tenant(), case.tenant(uid="11111111-0000-4000-8000-000000000000")
+    for each in case.secrets(earlier):
+        each["metadata"]["resourceVersion"] = "1"
+        cache.see(kinds.SECRET, None, each)
+    assert Children(cache, earlier, STORE).has_secrets
+    seen = Children(cache, tenant, STORE)
+    assert not seen.has_secrets
+    assert (seen.credentials, seen.signing_keys) == ({}, [])
 
 
 # --- drift -----------------------------------------------------------------------------------------------------------
