@@ -62,9 +62,10 @@ def known_room(room_id: str) -> str:
 def checked_label(key: str, value: str) -> tuple[str, str]:
     """Raises ValueError, with a sentence, for what is no label."""
     if not _LABEL_KEY.fullmatch(key):
-        raise ValueError("The key of a label has 1 to 63 characters of a-z, 0-9, dot, underscore and hyphen")
+        what = f"{key[:63]!r} is no key of a label"
+        raise ValueError(f"{what}: it has 1 to 63 characters of a-z, 0-9, dot, underscore and hyphen")
     if len(value) > MAX_LABEL_CHARACTERS or not all(map(is_kept, value)):
-        raise ValueError(f"The value of a label has at most {MAX_LABEL_CHARACTERS} printable characters")
+        raise ValueError(f"The value of the label {key} has at most {MAX_LABEL_CHARACTERS} printable characters")
     return key, value
 
 
@@ -83,8 +84,13 @@ def labels_in(text: str | None) -> dict[str, str]:
         return {}
     try:
         return checked_labels(_LABELS.validate_json(text))
-    except ValidationError:
-        raise refused("labels", 'it must be a JSON object of texts, such as {"project": "atlas"}') from None
+    except ValidationError as error:
+        keys = error.errors(include_url=False, include_input=False)[0]["loc"]
+        if keys:
+            what = f'the value of {str(keys[0])[:63]!r} must be a text, such as "2026"'
+        else:
+            what = 'it must be a JSON object of texts, such as {"project": "atlas"}'
+        raise refused("labels", what) from None
     except ValueError as error:
         raise refused("labels", str(error)) from None
 

@@ -200,7 +200,7 @@ class TokenVerifier:
         try:
             kid = jwt.get_unverified_header(token).get("kid")
         except (jwt.PyJWTError, ValueError, RecursionError):
-            raise _refused("The bearer token is not a JSON Web Token.") from None
+            raise _refused("The bearer token is not a JSON Web Token. Was it copied whole?") from None
         key = await self._keys.find(kid)
         if key is None:
             raise _refused(

@@ -113,10 +113,13 @@ def seconds_left_today() -> int:
 
 
 def _day_exceeded(used: int, seconds: float, limit: int) -> Refused:
+    said = (
+        f"This tenant may transcribe {limit // 60} minutes of audio a day; {max(limit - used, 0)} seconds are left, "
+        f"and this recording has {math.ceil(seconds)}. The count starts anew at 00:00 UTC."
+    )
     return Refused(
         "transcription_limit_exceeded",
-        f"This tenant may transcribe {limit // 60} minutes of audio a day; {max(limit - used, 0)} seconds are left, "
-        f"and this recording has {math.ceil(seconds)}. The count starts anew at 00:00 UTC.",
+        said if limit else "This tenant may transcribe no audio: its limit is 0 minutes a day.",
         limit=limit // 60,
         used=used // 60,
         retry_after=seconds_left_today(),

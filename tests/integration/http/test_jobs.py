@@ -202,6 +202,10 @@ async def test_a_recording_over_the_limits_is_refused_before_a_worker_sees_it(
         assert "5 seconds are left, and this recording has 6. The count starts anew at 00:00 UTC" in body["detail"]
         assert 0 < int(answer.headers["Retry-After"]) <= 24 * 3600
         assert await left(api) == before
+        await api.apply(replace(GENEROUS, max_transcription_seconds_per_day=0))
+        answer = await client.post("/v1/transcribe", files={"file": ("a.wav", speech(1))})
+        body = problem(answer, 429, "transcription_limit_exceeded")
+        assert body["detail"] == "This tenant may transcribe no audio: its limit is 0 minutes a day."
         await api.apply(replace(GENEROUS, transcription_enabled=False))
         answer = await client.post("/v1/transcribe", files={"file": ("a.wav", speech(1))})
         problem(answer, 403, "transcription_disabled")

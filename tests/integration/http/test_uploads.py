@@ -263,6 +263,19 @@ async def test_a_room_is_joined_in_the_same_transaction_or_nothing_is_stored(fre
     assert await left(fresh_api) == before
 
 
+async def test_a_label_that_is_none_is_named(api: Api) -> None:
+    async with api.client() as client:
+        for labels, said in (
+            ('{"year": 2026}', "labels: the value of 'year' must be a text, such as "),
+            ('["year"]', "labels: it must be a JSON object of texts"),
+            ('{"year"', "labels: it must be a JSON object of texts"),
+            ('{"Year": "2026"}', "labels: 'Year' is no key of a label: it has 1 to 63 characters of a-z, 0-9"),
+            ('{"year": "2\\n0"}', "labels: The value of the label year has at most 255 printable characters"),
+        ):
+            refused = await client.post(UPLOAD, files={"file": ("a", b"x")}, data={"labels": labels})
+            assert said in problem(refused, 422, "invalid_request")["detail"]
+
+
 async def test_a_file_is_stored_with_its_labels_or_not_at_all(fresh_api: Api) -> None:
     data, key = secrets.token_bytes(100), {"Idempotency-Key": secrets.token_hex(8)}
     async with fresh_api.client() as client:
