@@ -66,6 +66,8 @@ class Delivery:
         self._allowed = allowed
         self._outbox = Outbox(database, webhook)
         self._sending = asyncio.Semaphore(PARALLEL)
+        self._trouble: str | None = None
+        """Why the last attempt failed, as the log has it."""
 
     async def run(self) -> None:
         """Until it is cancelled. It catches every error: nobody awaits this task."""
@@ -131,6 +133,7 @@ class Delivery:
             await self._send_what_waits(standing)
         except SecretMissing as error:
             # It is no attempt: the first one that fails later is followed by a short pause.
+            self._log_change(str(error))
             failures = max(standing.failures, webhooks.RESTS_AFTER)
             await self._outbox.record(Outcome(standing.position, failures, rest=LOOK_SECONDS, error=str(error)))
 
@@ -194,10 +197,20 @@ class Delivery:
         if any(failed.is_gone for failed in failures):
             outcome.failures = max(outcome.failures, webhooks.RESTS_AFTER)
         outcome.error = failures[-1].error if failures else None
+        if results:
+            self._log_change(outcome.error)
         if outcome.failures >= webhooks.RESTS_AFTER:
             outcome.rest = _pause(outcome.failures - webhooks.RESTS_AFTER + 1, webhooks.MOST_REST_SECONDS)
         outcome.rest = max([outcome.rest, *(failed.rest for failed in failures)])
         await self._outbox.record(outcome)
+
+    def _log_change(self, trouble: str | None) -> None:
+        """One line when attempts begin to fail, when the cause changes, and when they succeed again."""
+        if trouble is not None and trouble != self._trouble:
+            _log.warning("webhook_fails", host=self._webhook.host, reason=trouble)
+        elif trouble is None and self._trouble is not None:
+            _log.info("webhook_recovered", host=self._webhook.host)
+        self._trouble = trouble
 
     async def _send_in_order(self, events: Sequence[Event], keys: Sequence[bytes]) -> tuple[int, _Failed | None]:
         """How many were taken, and why the next one was not."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from media_api.background import webhook_delivery
 from media_api.background.event_feed import EventFeed
@@ -218,6 +219,27 @@ async def test_a_receiver_that_was_away_gets_everything_in_order_once_it_is_back
                 assert [kind for media_id, kind in back.told() if media_id == file.media_id] == ["stored", "attached"]
         (row,) = await database.call("SELECT failures, failing_since, error FROM webhook", ())
         assert tuple(row) == (0, None, None)
+
+
+async def test_the_log_says_once_why_a_receiver_takes_nothing_and_once_that_it_does_again(
+    uploads: Uploads, database: Database, receiver: Receiver, tmp_path: Path
+) -> None:
+    path = write_secret(tmp_path, 1)
+    path.unlink()
+    with capture_logs() as logged:
+        async with delivering(database, receiver.url, path):
+            await upload(uploads, b"once")
+            await eventually(lambda: _failing(database))
+            receiver.answers = lambda _: 500 if len(receiver.requests) < 3 else 204
+            write_secret(tmp_path, 1)
+            await receiver.until(lambda it: it.taken)
+            await eventually(lambda: all_recorded(database))
+    lines = [(each["event"], each.get("reason", "")) for each in logged if each["event"].startswith("webhook_")]
+    assert lines == [
+        ("webhook_fails", "its secret app-hook/secret is not there"),
+        ("webhook_fails", "answered 500"),
+        ("webhook_recovered", ""),
+    ]
 
 
 async def test_what_is_not_taken_for_three_days_is_given_up_and_the_next_event_of_the_file_is_tried(
