@@ -23,7 +23,8 @@ transaction or connection is held while the object store works. The statements k
    neither marked nor infected, reserved_bytes with the reservations. Each statement that changes one changes the other.
    Recalled content counts again, even if that exceeds the quota.
 4. Rows are locked in this order: idempotency -> content -> reservation -> job -> media, room -> usage. `usage` comes
-   last and is held shortest. Several rows of one kind are locked in the order of their keys.
+   last and is held shortest. Several rows of one kind are locked in the order of their keys. A deletion locks its
+   content's scan and thumbnail jobs after the media: nobody who holds these waits for it.
 5. Content that was open before (clean, unscannable) and is found infected can be recalled: its objects stay for the
    recall time, and longer while its signature is suspicious, which means that it finds more than a few such contents.
 6. A store can lose an object. Whoever meets that notes it in the row (`lost_at`); rule 1 then says: a row without its

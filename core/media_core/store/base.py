@@ -17,7 +17,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Protocol
 
 from media_core.errors import Unavailable
 from media_core.store.trailing_hash import TrailingHash
@@ -48,18 +48,17 @@ class ObjectMissing(Exception):
         self.key = key
 
 
-PIECE_GONE: Final = "a piece of this upload is gone"
-
-
 class PieceGone(Unavailable):
-    """The last piece of an upload is not there, though it was recorded: its bytes have to come again.
+    """The piece `number` of an upload is missing, or shorter than what was recorded. Its bytes have to come again, and
+    all that follow them.
 
     The disk of the store may have been lost. Or PostgreSQL lost what was committed last in a failover: its record is
     older than what staging has, and names a piece that was replaced meanwhile.
     """
 
-    def __init__(self, detail: str = PIECE_GONE) -> None:
-        super().__init__("object store", detail)
+    def __init__(self, number: int) -> None:
+        super().__init__("object store", "a piece of this upload is missing, or shorter than what was recorded")
+        self.number = number
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +230,7 @@ class GatheredObject(StagedObject, Protocol):
     """An object that has come in pieces, whole: `finish` and `promote` work as after `stage`; `write` raises."""
 
     def stream(self) -> AsyncGenerator[Chunk, None]:
-        """All bytes in order, also before `finish`. Raises Unavailable if a piece is gone."""
+        """All bytes in order, also before `finish`. Raises PieceGone, as `finish` and `promote` do."""
 
 
 class ObjectStore(Protocol):

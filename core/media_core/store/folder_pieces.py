@@ -23,7 +23,6 @@ from media_core.store.base import (
     PieceGone,
     pass_on,
     to_its_end,
-    unavailable,
 )
 from media_core.store.folder_files import TAKEN_BYTES, fsync_folder, in_thread, read_file, write_all
 from media_core.store.trailing_hash import TrailingHash
@@ -31,7 +30,6 @@ from media_core.store.trailing_hash import TrailingHash
 if TYPE_CHECKING:
     from media_core.store.folder import FolderStore
 
-_SHORTER = "a piece of this upload is missing, or shorter than what was recorded"
 _SYNCED_BYTES = 16 * 1024 * 1024
 """Most bytes of an object in pieces that a killed process loses: each fsync costs milliseconds."""
 
@@ -126,7 +124,7 @@ class FolderAppending:
 
     def _open(self) -> int:
         if self._size:
-            if (free := _free(self._path, self._size)) is not None:
+            if (free := _free(self._path, self._size, self._number)) is not None:
                 os.lseek(free, 0, os.SEEK_END)
                 return free
             self._number, self._size = self._number + 1, 0
@@ -192,13 +190,13 @@ class FolderGatheredObject(Complete):
         return await in_thread(read_file, self._path.name, self._path, start, length)
 
     async def stream(self) -> AsyncGenerator[Chunk, None]:
-        for path, size in self._pieces:
-            with await in_thread(self._opened, path) as file:
+        for number, (path, size) in enumerate(self._pieces):
+            with await in_thread(_opened, path, number) as file:
                 at = 0
                 while at < size:
                     chunk = await in_thread(os.pread, file.fileno(), min(CHUNK_BYTES, size - at), at)
                     if not chunk:
-                        raise self._short(path)
+                        raise PieceGone(number)
                     yield chunk
                     at += len(chunk)
 
@@ -208,13 +206,13 @@ class FolderGatheredObject(Complete):
     def _finish(self) -> Path:
         if len(self._pieces) == 1:
             path, size = self._pieces[0]
-            if (free := _free(path, size)) is not None:
+            if (free := _free(path, size, 0)) is not None:
                 self._locked = FileIO(free)
                 return path
         file = self._store._create(self._copy)
         try:
-            for path, size in self._pieces:
-                self._append_from(file, path, size)
+            for number, (path, size) in enumerate(self._pieces):
+                self._append_from(file, path, size, number)
             os.fsync(file)
         except BaseException:
             self._copy.unlink(missing_ok=True)
@@ -224,25 +222,15 @@ class FolderGatheredObject(Complete):
         fsync_folder(self._copy.parent)
         return self._copy
 
-    def _append_from(self, file: int, path: Path, size: int) -> None:
-        with self._opened(path) as source:
+    def _append_from(self, file: int, path: Path, size: int, number: int) -> None:
+        with _opened(path, number) as source:
             at = 0
             while at < size:
                 chunk = os.pread(source.fileno(), min(CHUNK_BYTES, size - at), at)
                 if not chunk:
-                    raise self._short(path)
+                    raise PieceGone(number)
                 write_all(file, chunk)
                 at += len(chunk)
-
-    def _opened(self, path: Path) -> FileIO:
-        try:
-            return FileIO(path)
-        except FileNotFoundError:
-            raise self._short(path) from None
-
-    def _short(self, path: Path) -> Unavailable:
-        """What to raise for a piece that is missing or shorter. Only the last one can come again."""
-        return PieceGone(_SHORTER) if path == self._pieces[-1][0] else unavailable(_SHORTER)
 
     def _discard(self) -> None:
         for path in (self._copy, *(path for path, _ in self._pieces)):
@@ -251,20 +239,27 @@ class FolderGatheredObject(Complete):
             self._locked.close()
 
 
-def _free(path: Path, size: int) -> int | None:
+def _opened(path: Path, number: int) -> FileIO:
+    try:
+        return FileIO(path)
+    except FileNotFoundError:
+        raise PieceGone(number) from None
+
+
+def _free(path: Path, size: int, number: int) -> int | None:
     """Opens the last piece, of this size, and locks it. None: somebody writes to it, or it has bytes that do not count,
-    or an object's name as well. Raises PieceGone if it is shorter, or missing.
+    or an object's name as well. Raises PieceGone.
     """
     try:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise PieceGone(_SHORTER) from None
+        raise PieceGone(number) from None
     locked, found = _lock(file), os.fstat(file)
     if locked and found.st_size == size and found.st_nlink == 1:
         return file
     os.close(file)
     if found.st_size < size:
-        raise PieceGone(_SHORTER)
+        raise PieceGone(number)
     return None
 
 

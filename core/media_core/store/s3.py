@@ -347,7 +347,15 @@ class S3Store:
 
     async def _delete(self, *keys: str) -> None:
         async with ended_within(timedelta(seconds=DELETE_SECONDS)):
-            await obstore.delete_async(self._clients.objects, keys)
+            try:
+                await obstore.delete_async(self._clients.objects, keys)
+            except FileNotFoundError as error:
+                # Google's S3 says it of what is absent; AWS answers as if it had removed that. The 404 of a gateway and
+                # that of a missing bucket have another code.
+                if "<Code>NoSuchKey</Code>" not in str(error):
+                    raise
+                for key in keys if len(keys) > 1 else ():
+                    await self._delete(key)
 
     async def _call(self, work: "Callable[[S3Calls], _T]") -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(self._calls))

@@ -57,9 +57,15 @@ def _outage(error: Exception) -> Unavailable:
     return unavailable(f"S3 did not answer: {text.splitlines()[0].rpartition(' - ')[2]}")
 
 
+class PartsRefused(Unavailable):
+    """S3 has these parts, and makes no object of them. Cloudflare's R2 wants all but the last to have one size."""
+
+
 def answered(code: str) -> Unavailable:
     """What an error code of S3 means."""
-    return NotNow.disk_full("object store") if code in _FULL else unavailable(f"S3 answered {code}")
+    if code in _FULL:
+        return NotNow.disk_full("object store")
+    return (PartsRefused if code == "InvalidPart" else Unavailable)("object store", f"S3 answered {code}")
 
 
 def beyond_the_end(error: BaseError) -> bool:

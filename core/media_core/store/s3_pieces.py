@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from media_core.errors import Unavailable
 from media_core.store.base import (
-    PIECE_GONE,
     BodySource,
     Chunk,
     Complete,
@@ -23,6 +22,7 @@ from media_core.store.base import (
     to_its_end,
     unavailable,
 )
+from media_core.store.s3_outages import PartsRefused
 from media_core.store.trailing_hash import TrailingHash
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ TRIES_END_AFTER_SECONDS = 5.0
 """Then it is not put again."""
 DELETED_AT_ONCE = 200
 """Objects that one `delete` has to manage within its time."""
+LOOKED_AT_ONCE = 16
+"""Pieces of which it is asked at a time whether they are there."""
 
 
 class S3Appending:
@@ -143,14 +145,11 @@ class S3Appending:
         return piece
 
     async def _read(self, piece: Piece) -> bytes:
-        try:
-            data = await self._store._read(self._key(piece), 0, piece.size)
-        except ObjectMissing:
-            if await self._store._head(self._key(piece)) is None:
-                raise PieceGone from None
-            data = b""
+        key, data = self._key(piece), b""
+        with contextlib.suppress(ObjectMissing):
+            data = await self._store._read(key, 0, piece.size)
         if len(data) != piece.size:
-            raise unavailable(PIECE_GONE)
+            raise await _missed(self._store, self._first, key, piece.size)
         return data
 
     def _key(self, piece: Piece) -> str:
@@ -158,7 +157,7 @@ class S3Appending:
 
 
 class S3GatheredObject(Complete):
-    """Pieces that S3 copies into one object under their final key."""
+    """Pieces that S3 copies into one object under their final key. Where it does not, they are sent to it again."""
 
     def __init__(self, store: "S3Store", pieces: Sequence[Piece]) -> None:
         self.size = sum(piece.size for piece in pieces)
@@ -174,45 +173,65 @@ class S3GatheredObject(Complete):
             if len(self._pieces) == 1:
                 await self._store._copy(self._pieces[0][0], key, self.size)
             else:
-                await self._store._join([(piece, 0, size) for piece, size in self._pieces], key, self.size)
+                await self._joined(key)
         except Unavailable:
-            await self._require_last()
+            for start in range(0, len(self._pieces), LOOKED_AT_ONCE):
+                some = self._pieces[start : start + LOOKED_AT_ONCE]
+                are_there = await asyncio.gather(*(_is_there(self._store, *piece) for piece in some))
+                if not all(are_there):
+                    raise PieceGone(start + are_there.index(False)) from None
             raise
+
+    async def _joined(self, key: str) -> None:
+        try:
+            await self._store._join([(piece, 0, size) for piece, size in self._pieces], key, self.size)
+        except PartsRefused:
+            again = await self._store.stage(secrets.token_hex(8), at_most=self.size, key=key)
+            try:
+                async with contextlib.aclosing(self.stream()) as chunks:
+                    async for chunk in chunks:
+                        await again.write(chunk)
+                await again.finish()
+                await again.promote(key)
+            finally:
+                await again.discard()
 
     async def read(self, start: int, length: int) -> bytes:
         found = bytearray()
         at = 0
-        for key, size in self._pieces:
+        for number, (key, size) in enumerate(self._pieces):
             begin, end = max(start, at), min(start + length, at + size)
             if begin < end:
                 try:
                     found += await self._store._read(key, begin - at, end - begin)
                 except ObjectMissing:
-                    await self._require_last()
-                    raise unavailable(PIECE_GONE) from None
+                    raise await _missed(self._store, number, key, size) from None
             at += size
         return bytes(found)
 
     async def stream(self) -> AsyncGenerator[Chunk, None]:
-        for key, size in self._pieces:
+        for number, (key, size) in enumerate(self._pieces):
             sent = 0
-            try:
+            with contextlib.suppress(ObjectMissing):
                 async with contextlib.aclosing(self._store._stream(key)) as chunks:
                     async for chunk in chunks:
                         sent += len(chunk)
                         yield chunk
-            except ObjectMissing:
-                pass
             if sent != size:
-                await self._require_last()
-                raise unavailable(PIECE_GONE)
-
-    async def _require_last(self) -> None:
-        """Raises PieceGone if the last piece is gone: only that one can come again."""
-        if await self._store._head(self._pieces[-1][0]) is None:
-            raise PieceGone
+                raise await _missed(self._store, number, key, size)
 
     async def discard(self) -> None:
         keys = [key for key, _ in self._pieces]
         for start in range(0, len(keys), DELETED_AT_ONCE):
             await self._store._delete(*keys[start : start + DELETED_AT_ONCE])
+
+
+async def _is_there(store: "S3Store", key: str, size: int) -> bool:
+    found = await store._head(key)
+    return found is not None and found.size == size
+
+
+async def _missed(store: "S3Store", number: int, key: str, size: int) -> Unavailable:
+    """What to raise for a piece that S3 did not give."""
+    is_there = await _is_there(store, key, size)
+    return unavailable("S3 has a piece of this upload, and did not give it") if is_there else PieceGone(number)

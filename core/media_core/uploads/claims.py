@@ -19,7 +19,7 @@ from typing import Any, Final
 from media_core.contents.life import Contents, Reservation
 from media_core.database import Database
 from media_core.errors import Refused, Unavailable
-from media_core.store import Durable, Piece
+from media_core.store import Durable, Piece, PieceGone
 
 CLAIM_LIFETIME: Final = timedelta(seconds=8)
 """How long an upload stays locked after its process was killed. Clients try again for about that long."""
@@ -53,13 +53,18 @@ _KEEP: Final = """
 SELECT upload_keep(%s, %s, %s, %s, %s, %s, false, %s, %s, %s, %s) AS expires_at FROM upload
 WHERE upload_id = %s AND received = %s AND (expires_at > now() OR NOT %s)
 """
+# Once there is an answer the pieces have gone into the file, although another request may have the claim by then.
 _GO_BACK: Final = """
 WITH held AS (
-    UPDATE upload SET received = received - %(size)s, pieces = pieces - 1
-    WHERE upload_id = %(upload_id)s AND claim = %(claim)s AND pieces = %(pieces)s RETURNING upload_id, pieces
+    UPDATE upload SET pieces = %(number)s, received = (
+        SELECT coalesce(sum(size), 0) FROM upload_piece WHERE upload_id = %(upload_id)s AND number < %(number)s
+    ) WHERE upload_id = %(upload_id)s AND claim = %(claim)s AND pieces = %(pieces)s AND answer IS NULL
+    RETURNING upload_id, received
+), forgotten AS (
+    DELETE FROM upload_piece USING held
+    WHERE upload_piece.upload_id = held.upload_id AND number >= %(number)s
 )
-DELETE FROM upload_piece USING held
-WHERE upload_piece.upload_id = held.upload_id AND number = held.pieces RETURNING 1
+SELECT received FROM held
 """
 _ENDING: Final = "UPDATE upload SET ending = true WHERE upload_id = %s AND claim = %s RETURNING 1"
 
@@ -197,13 +202,14 @@ class Claim:
         self.received, self.pieces, self.expires_at = received, first + len(pieces), kept[0].expires_at
         self.last = pieces[-1]
 
-    async def go_back(self) -> None:
-        """The last piece counts no more: it is gone, and its bytes have to come again. Raises as `keep`."""
-        assert self.last is not None  # noqa: S101 (it was missed)
-        arguments = {"size": self.last.size, "pieces": self.pieces, "upload_id": self.upload_id, "claim": self._token}
-        if not await self._database.call(_GO_BACK, arguments):
+    async def go_back(self, gone: PieceGone) -> None:
+        """The piece that is gone counts no more, nor do those that follow it: their bytes have to come again. Raises as
+        `keep`.
+        """
+        where = {"upload_id": self.upload_id, "claim": self._token, "pieces": self.pieces, "number": gone.number}
+        if not (kept := await self._database.call(_GO_BACK, where)):
             raise locked()
-        self.received, self.pieces = self.received - self.last.size, self.pieces - 1
+        self.received, self.pieces = int(kept[0].received), gone.number
 
     async def _let_go(self) -> None:
         if not self.is_held:

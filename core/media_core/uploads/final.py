@@ -15,9 +15,9 @@ from media_core.contents.life import Reservation
 from media_core.errors import Refused, Unavailable
 from media_core.ids import new_upload_id
 from media_core.store import PieceGone
-from media_core.uploads.claims import RESERVED_LONGER, Claim, Declared, shielded
+from media_core.uploads.claims import RESERVED_LONGER, Claim, Declared, locked, shielded
 from media_core.uploads.resumable import Resumables, checked
-from media_core.uploads.rows import Progress, pieces_of
+from media_core.uploads.rows import Progress, commit_lost, pieces_of
 from media_core.uploads.upload import Uploaded
 
 MOST_PARTS: Final = 1000
@@ -74,7 +74,8 @@ class Finals:
             async with self._reservation(parts, claims) as reservation:
                 key = idempotency_key or _key_of(parts)
                 uploaded = await self._stored(caller, parts, declared, total, reservation, key, digest, claims)
-                await self._rows.insert(upload_id, caller, declared, total, concat=concat, uploaded=uploaded)
+                if not await self._rows.insert(upload_id, caller, declared, total, concat=concat, uploaded=uploaded):
+                    raise commit_lost()
             for claim in claims:
                 await self._rows.end(claim)
         return await self._rows.progress(caller, upload_id)
@@ -133,7 +134,7 @@ class Finals:
         digest: str | None,
         claims: Sequence[Claim],
     ) -> Uploaded:
-        """Where the store has lost the end of a part, that comes again: the part is complete no more."""
+        """Where the store has lost bytes of a part, they come again: the part is complete no more."""
         claim_of = {claim.upload_id: claim for claim in claims}
         uploading = await self._uploads.start(announced=total, digest=digest, reservation=reservation)
         async with uploading as upload:
@@ -143,9 +144,11 @@ class Finals:
                     async with aclosing(self._uploads.store.gathered(part, pieces).stream()) as chunks:
                         async for chunk in chunks:
                             await upload.write(bytes(chunk))
-                except PieceGone:
-                    await shielded(claim_of[part].go_back())
+                except PieceGone as gone:
+                    await shielded(claim_of[part].go_back(gone))
                     raise _incomplete() from None
+            if upload.size != total:  # a failover has lost what came last of a part
+                raise locked()
             return await upload.commit(caller, declared, idempotency_key=key)
 
     async def _end_all(self, caller: Claims, parts: Sequence[str]) -> None:

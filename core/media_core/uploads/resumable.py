@@ -18,7 +18,8 @@ The end is the end of every other upload: `upload.Upload` commits what has come,
    gives it back. A final upload takes over its parts' reservations. If it is killed, they count under its own until a
    sweep has made them again (`expiry.settle`), or until it is repeated.
 4. `commit` takes the upload's id as Idempotency-Key. So an upload whose process was killed between the commit and the
-   note in the row gets the same answer when it is committed again.
+   note in the row gets the same answer when it is committed again. Where a failover has lost the commit, its answer is
+   not noted, and no piece is forgotten.
 5. An Idempotency-Key is taken by the statement that makes the row, and its answer names the upload. Where that upload
    is gone, a new one takes its place: one alone, since it names the one that it takes the place of.
 6. Lock order: idempotency -> upload -> upload_piece -> reservation -> usage. No statement locks an upload and a
@@ -44,7 +45,7 @@ from media_core.policy import Policy
 from media_core.store import BodySource, GatheredObject, Piece, PieceGone
 from media_core.store.trailing_hash import TrailingHash
 from media_core.uploads.claims import Claim, Declared, shielded
-from media_core.uploads.rows import REMEMBERED, Once, Progress, Rows, progress_of, whole
+from media_core.uploads.rows import REMEMBERED, Once, Progress, Rows, commit_lost, progress_of, whole
 from media_core.uploads.upload import CONNECTION_BYTES, Uploads, another_digest, too_large
 
 MOST_OPEN: Final = 1000
@@ -55,8 +56,16 @@ ALGORITHMS: Final = ("sha1", "sha256", "md5")
 Algorithm = Literal["sha1", "sha256", "md5"]
 
 _COUNT: Final = "SELECT count(*) AS n FROM upload WHERE owner = %s AND answer IS NULL AND expires_at > now()"
-_ANSWER: Final = "UPDATE upload SET answer = %s WHERE upload_id = %s RETURNING 1"
-_FORGET_PIECES: Final = "DELETE FROM upload_piece WHERE upload_id = %s"
+# Both find nothing at a server that has lost the statement before in a failover. Then the bytes are still needed.
+_ANSWER: Final = """
+UPDATE upload SET answer = %s WHERE upload_id = %s
+    AND EXISTS (SELECT FROM idempotency WHERE subject = owner AND key = 'upload ' || upload_id)
+RETURNING 1
+"""
+_FORGET_PIECES: Final = """
+DELETE FROM upload_piece USING upload
+WHERE upload_piece.upload_id = upload.upload_id AND answer IS NOT NULL AND upload.upload_id = %s
+"""
 
 
 @dataclass(frozen=True)
@@ -148,8 +157,8 @@ class Resumables:
                 if claim.received == claim.length and claim.concat is None:
                     try:
                         await self.finish(caller, claim)
-                    except PieceGone:
-                        await shielded(claim.go_back())
+                    except PieceGone as gone:
+                        await shielded(claim.go_back(gone))
             return await self.rows.progress(caller, upload_id)
         return progress_of(row, row.declared)
 
@@ -190,8 +199,8 @@ class Resumables:
                 receiving = Receiving(self, caller, claim, limit, checksum, digest)
                 try:
                     yield receiving
-                except PieceGone:
-                    await shielded(claim.go_back())
+                except PieceGone as gone:
+                    await shielded(claim.go_back(gone))
                     raise _another_offset(claim.received, offset) from None
                 except Exception:
                     await shielded(receiving.keep_what_came())
@@ -231,7 +240,7 @@ class Resumables:
         if claim.answer is not None:
             return
         with claim.working():
-            pieces, announced, labels = await whole(self._database, claim.upload_id)
+            pieces, announced, labels = await whole(self._database, claim.upload_id, claim.length)
             gathered = self._store.gathered(claim.upload_id, pieces)
             known = self.hashes.take(claim)
             sha256 = await (_hashed(gathered) if known is None else known.hexdigest())
@@ -247,8 +256,9 @@ class Resumables:
                 if refused.code == "infected":
                     await self.rows.end(claim)
                 raise
+            if not await self._database.call(_ANSWER, (json.dumps(vars(uploaded)), claim.upload_id)):
+                raise commit_lost()
             claim.answer = vars(uploaded)
-            await self._database.call(_ANSWER, (json.dumps(claim.answer), claim.upload_id))
             with contextlib.suppress(Unavailable):  # the sweep of staging removes what is left
                 await gathered.discard()
                 await self._database.call(_FORGET_PIECES, (claim.upload_id,))

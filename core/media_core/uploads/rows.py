@@ -14,7 +14,7 @@ from media_core.auth.tokens import Claims
 from media_core.contents.life import KeyReused
 from media_core.database import Database
 from media_core.errors import Refused, Unavailable, not_found
-from media_core.store import ObjectStore, Piece
+from media_core.store import ObjectStore, Piece, PieceGone
 from media_core.uploads.claims import RESERVED_LONGER, Claim, Declared, locked, take_claim
 from media_core.uploads.upload import Uploaded, Uploads, key_reused
 
@@ -46,12 +46,14 @@ INSERT INTO upload (upload_id, owner, declared, filename, claimed_type, tenant_s
     length, received, answer, expires_at)
 SELECT %(upload_id)s, %(owner)s, %(declared)s, %(filename)s, %(claimed_type)s, %(tenant_scope)s, %(room_id)s,
     %(labels)s, %(concat)s, %(digest)s, %(length)s, %(received)s, %(answer)s, now() + %(lifetime)s
-WHERE %(key)s::text IS NULL OR EXISTS (SELECT FROM taken)
+WHERE (%(key)s::text IS NULL OR EXISTS (SELECT FROM taken)) AND (%(item)s::text IS NULL OR EXISTS (
+    SELECT FROM media WHERE media_id = %(item)s UNION ALL SELECT FROM media_tombstone WHERE media_id = %(item)s))
 RETURNING upload_id
 """
 _PIECES: Final = "SELECT name, size FROM upload_piece WHERE upload_id = %s ORDER BY number"
 _WHOLE: Final = """
-SELECT name, size, digest, labels FROM upload_piece JOIN upload USING (upload_id) WHERE upload_id = %s ORDER BY number
+SELECT number, name, size, received, answer, digest, labels FROM upload LEFT JOIN upload_piece USING (upload_id)
+WHERE upload_id = %s ORDER BY number
 """
 _FORGET: Final = "DELETE FROM upload WHERE upload_id = %s"
 
@@ -127,7 +129,9 @@ class Rows:
         uploaded: Uploaded | None = None,
         once: Once | None = None,
     ) -> bool:
-        """False: another request has begun an upload under this key, and nothing was written."""
+        """False: another request has begun an upload under this key, or the item of `uploaded` was lost in a failover.
+        Then nothing was written.
+        """
         rows = await self._database.call(
             _CREATE,
             {
@@ -144,6 +148,7 @@ class Rows:
                 "length": length,
                 "received": 0 if uploaded is None else uploaded.size,
                 "answer": None if uploaded is None else json.dumps(vars(uploaded)),
+                "item": None if uploaded is None else uploaded.media_id,
                 "lifetime": self.lifetime,
                 "reserved": self.lifetime + RESERVED_LONGER,
                 "key": None if once is None else once.key,
@@ -221,9 +226,21 @@ async def pieces_of(database: Database, upload_id: str) -> list[Piece]:
     return [Piece(row.name, row.size) for row in await database.call(_PIECES, (upload_id,))]
 
 
-async def whole(database: Database, upload_id: str) -> tuple[list[Piece], str | None, dict[str, str]]:
-    """Of an upload whose bytes have all come: its pieces, and the digest and labels that it was begun with."""
+async def whole(
+    database: Database, upload_id: str, length: int | None
+) -> tuple[list[Piece], str | None, dict[str, str]]:
+    """Of an upload of which `length` bytes have come, which is all: its pieces, and the digest and labels that it was
+    begun with.
+
+    Raises Refused `upload_locked` where somebody else has ended it meanwhile, or a failover has lost what came last;
+    PieceGone where a piece has no row.
+    """
     rows = await database.call(_WHOLE, (upload_id,))
+    if not rows or rows[0].answer is not None or rows[0].received != length:
+        raise locked()
+    in_order = next((number for number, row in enumerate(rows) if row.number != number), len(rows))
+    if sum(row.size for row in rows[:in_order]) != length:
+        raise PieceGone(in_order)
     return [Piece(row.name, row.size) for row in rows], rows[0].digest, rows[0].labels or {}
 
 
@@ -242,3 +259,8 @@ def progress_of(at: Any, declared: str) -> Progress:
     """`at`: a row of `_READ`, or a claim."""
     uploaded = None if at.answer is None else Uploaded(**at.answer)
     return Progress(at.upload_id, at.received, at.length, declared, at.concat, at.expires_at, uploaded)
+
+
+def commit_lost() -> Unavailable:
+    """What to raise where the database has lost a commit in a failover: the upload can be committed again."""
+    return Unavailable("database", "it has lost what was committed last")

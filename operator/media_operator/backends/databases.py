@@ -294,8 +294,12 @@ class Databases:
         async with self._writing_into(schema) as tx:
             tables = Transaction(await _driver(tx))
             before = await policy.read(tables)
+            is_switched_on = before is not None and wanted.scan_enabled and not before.scan_enabled
+            if is_switched_on:
+                # Uploads that have read the old rule are committed first. Those that come meanwhile read the new one.
+                await tables.execute("LOCK TABLE blob IN SHARE MODE")
             await policy.apply(tables, wanted)
-        if before is not None and wanted.scan_enabled and not before.scan_enabled:
+        if is_switched_on:
             await backfill.queue(partial(self._ask, schema), backfill.SCANS, batches=BACKFILLED)
 
     async def _ask(self, schema: str, statement: LiteralString, arguments: Arguments) -> list[Any]:

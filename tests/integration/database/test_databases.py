@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -16,6 +16,7 @@ from psycopg import sql
 from pydantic import SecretStr
 from sqlalchemy import make_url
 
+from media_core.contents.life import Contents, Facts, NewItem
 from media_core.contents.quota import Usage
 from media_core.database import Database
 from media_core.errors import Unavailable
@@ -24,6 +25,7 @@ from media_core.jobs.depth import Depth
 from media_core.jobs.kinds import KINDS
 from media_core.jobs.queue import enqueue
 from media_core.schema import grants
+from media_core.store import ObjectStore
 from media_operator.backends import databases as backend
 from media_operator.backends import notes
 from media_operator.backends.breaker import RequestRefused
@@ -265,6 +267,40 @@ async def test_what_was_stored_while_scanning_was_off_is_queued_for_it_once_it_i
     await ask(databases, schema, f"{stored} FROM generate_series(4, 9) AS n RETURNING 1")
     await databases.apply_policy(schema, GENEROUS)
     assert await queued() == 4  # two batches were looked at; the sweep does the rest
+
+
+async def test_what_is_being_stored_at_the_moment_at_which_scanning_is_switched_on_is_queued_for_it(
+    databases: Databases, schema: str, superuser: psycopg.AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has read the old rule, and is committed after the new one was written."""
+    monkeypatch.setattr(backend, "POLICY_LOCK_TIMEOUT", "30s")
+    url = await make(databases, schema)
+    await databases.apply_policy(schema, replace(GENEROUS, scan_enabled=False))
+    database = Database(url, pool_size=1)
+    contents = Contents(tenant_id=tenant_id_of(schema), database=database, store=cast(ObjectStore, None))
+    item = NewItem("med-1", "a.txt", None, "alice", False, None, None, "")
+
+    async def waits_for(table: str) -> bool:
+        query = "SELECT FROM pg_locks WHERE NOT granted AND relation = to_regclass(%s)"
+        return (await superuser.execute(query, [f"{schema}.{table}"])).rowcount > 0
+
+    try:
+        reservation = contents.reservation()
+        await reservation.begin("5" * 64, 1, item)
+        async with superuser.transaction():
+            await superuser.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(sql.Identifier(schema, "media")))
+            storing = asyncio.create_task(contents.commit(reservation, "5" * 64, Facts(1, "text/plain"), item))
+            await eventually(lambda: waits_for("media"))
+            switching = asyncio.create_task(databases.apply_policy(schema, GENEROUS))
+
+            async def is_over_or_waits() -> bool:
+                return switching.done() or await waits_for("blob")
+
+            await eventually(is_over_or_waits)
+        await asyncio.gather(storing, switching)
+    finally:
+        await database.aclose()
+    assert await ask(databases, schema, "SELECT count(*) FROM job WHERE kind = 'scan'") == 1
 
 
 async def test_a_secret_that_postgresql_never_heard_of_is_noticed(databases: Databases, schema: str) -> None:

@@ -1472,6 +1472,38 @@ async def test_what_a_gateway_answers_in_place_of_s3_does_not_pass_for_a_stored_
     await refused(put=False)
 
 
+async def test_pieces_that_a_server_does_not_join_are_sent_to_it_again(liar: tuple[LyingS3, S3Store]) -> None:
+    """As Cloudflare's R2, which wants all parts but the last to have one size."""
+    gateway, store = liar
+    key, data, pieces = content_key(store._tenant_id, "12" * 32), os.urandom(14 * MIB), Pieces(store)
+    for start, end in ((0, 6 * MIB), (6 * MIB, len(data))):
+        await pieces.add_from_source(data[start:end])
+    gateway.answer("POST .*uploadId=", "400 Bad Request", body=b"<Error><Code>InvalidPart</Code></Error>", once=True)
+    whole = pieces.whole
+    await whole.finish()
+    await whole.promote(key)
+    assert await store.read(key, 0, len(data) + 1) == data
+    await whole.discard()
+    assert [entry.key async for entry in store._list(store._prefix)] == [key]
+
+
+async def test_a_server_that_answers_404_to_the_removal_of_what_is_absent_removes_the_rest(
+    liar: tuple[LyingS3, S3Store],
+) -> None:
+    """As Google's does. A gateway's own 404 is an outage."""
+    gateway, store = liar
+    absent, there = (content_key(store._tenant_id, digit * 64) for digit in "12")
+    await store.put(there, b"bytes")
+    gateway.answer(f"DELETE .*/{absent}$", "404 Not Found", body=b"<Error><Code>NoSuchKey</Code></Error>")
+    await store.delete(absent, there)
+    await store.delete(there, absent)
+    assert await store.head(there) is None
+    gateway.tell_truth()
+    gateway.answer("DELETE ", "404 Not Found", body=b"<html>")
+    with pytest.raises(Unavailable, match="S3 answered 404 Not Found"):
+        await store.delete(absent, there)
+
+
 async def test_an_answer_that_comes_a_byte_at_a_time_is_not_waited_for(
     liar: tuple[LyingS3, S3Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1509,7 +1541,8 @@ async def test_s3_on_a_full_disk_is_told_so(liar: tuple[LyingS3, S3Store], code:
 async def test_a_missing_bucket_is_an_outage_not_a_missing_object(s3: S3Server) -> None:
     store = S3Store(s3.settings.model_copy(update={"bucket": f"absent-{secrets.token_hex(4)}"}), "tabsent")
     key = content_key("tabsent", "ab" * 32)
-    for call in (store.put(key, b"x"), store.read(key, 0, 1), anext(store.stream(key)), store.probe()):
+    calls = (store.put(key, b"x"), store.read(key, 0, 1), anext(store.stream(key)), store.delete(key), store.probe())
+    for call in calls:
         with pytest.raises(Unavailable, match="S3 answered NoSuchBucket"):
             await call
 

@@ -16,8 +16,9 @@ from media_core.auth.tokens import Claims
 from media_core.database import Database
 from media_core.errors import Refused, Unavailable
 from media_core.items.library import Library
-from media_core.store import FolderStore, S3Store
+from media_core.store import FolderStore, S3Store, folder_pieces
 from media_core.store.base import staging_key
+from media_core.store.folder_pieces import FolderGatheredObject
 from media_core.store.object_keys import content_key
 from media_core.upkeep.sweep import sweep
 from media_core.uploads import expiry, resumable
@@ -25,7 +26,7 @@ from media_core.uploads.claims import Claim, Declared
 from media_core.uploads.final import Finals
 from media_core.uploads.resumable import Checksum, Resumables
 from media_core.uploads.rows import Progress
-from media_core.uploads.upload import Upload, Uploads
+from media_core.uploads.upload import Upload, Uploaded, Uploads
 from tests.integration.acting import upload, usage
 from tests.integration.invariants import broken
 from tests.integration.servers import s3_servers
@@ -589,6 +590,185 @@ async def test_where_the_last_piece_is_gone_its_bytes_come_again(
         server.stop()
 
 
+@pytest.mark.parametrize("forgotten", [True, False], ids=["pieces forgotten", "killed before"])
+async def test_who_is_late_to_commit_an_upload_that_is_stored_takes_nothing_back(
+    resumables: Resumables,
+    elsewhere: Resumables,
+    uploads: Uploads,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    forgotten: bool,
+) -> None:
+    """The one before had stalled and lost its claim, and went on to its end. Its pieces have gone into the file."""
+    data, whole, waits, goes_on = os.urandom(2 * MIB), uploads.whole, asyncio.Event(), asyncio.Event()
+
+    async def stalled(*arguments: Any) -> Upload:
+        if not waits.is_set():
+            waits.set()
+            await goes_on.wait()
+        return await whole(*arguments)
+
+    monkeypatch.setattr(uploads, "whole", stalled)
+    if not forgotten:
+        monkeypatch.setattr(resumable, "_FORGET_PIECES", "SELECT %s")
+    upload_id = (await resumables.create(ALICE, FILE, len(data))).upload_id
+    first = asyncio.create_task(add(resumables, upload_id, data, 0))
+    await waits.wait()
+    await run_out(database)
+    with pytest.raises(Refused) as refused:
+        async with elsewhere.receiving(ALICE, upload_id, len(data)) as late:
+            goes_on.set()
+            stored = await first
+            await late.end()
+    assert refused.value.code == "upload_locked"
+    assert (await elsewhere.settled(ALICE, upload_id)).uploaded == stored.uploaded
+    assert (await elsewhere.find(ALICE, upload_id)).received == len(data)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["hash known", "hash unknown"])
+async def test_a_failover_that_loses_the_last_bytes_before_they_are_committed_makes_no_shorter_file(
+    resumables: Resumables, elsewhere: Resumables, database: Database, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """The process goes on at a server that has lost the newest commits."""
+    data, finish = os.urandom(3 * MIB), Resumables.finish
+    upload_id = (await resumables.create(ALICE, FILE, len(data))).upload_id
+    await add(resumables, upload_id, data[:MIB], 0)
+    if not known:
+        resumables.hashes._kept.clear()
+
+    async def after_the_loss(*arguments: Any, **how: Any) -> None:
+        await database.call("UPDATE upload SET received = %s", (MIB,))
+        await database.call("UPDATE upload_piece SET size = %s", (MIB,))
+        await finish(*arguments, **how)
+
+    with monkeypatch.context() as patch, pytest.raises(Refused) as refused:
+        patch.setattr(Resumables, "finish", after_the_loss)
+        await add(resumables, upload_id, data[MIB:], MIB)
+    assert refused.value.code == "upload_locked"
+    await end_whole(elsewhere, upload_id, data, MIB)
+
+
+@pytest.mark.parametrize("lost", ["commit", "answer"])
+async def test_a_failover_that_loses_the_end_of_an_upload_leaves_one_that_comes_whole_again(
+    resumables: Resumables,
+    elsewhere: Resumables,
+    uploads: Uploads,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    lost: str,
+) -> None:
+    """The process goes on at a server that has lost the newest commits."""
+    data, commit, discard = os.urandom(3 * MIB), Upload.commit, FolderGatheredObject.discard
+    upload_id = (await resumables.create(ALICE, FILE, len(data))).upload_id
+    await add(resumables, upload_id, data[:MIB], 0)
+    failovers = 0
+
+    async def fail_over() -> None:
+        nonlocal failovers
+        failovers += 1
+        await database.call("DELETE FROM idempotency", ())
+        if lost == "answer":
+            await database.call("UPDATE upload SET received = %s, answer = NULL", (MIB,))
+            await database.call("UPDATE upload_piece SET size = %s", (MIB,))
+
+    async def commit_and_lose(*arguments: Any, **how: Any) -> Uploaded:
+        uploaded = await commit(*arguments, **how)
+        if lost == "commit" and not failovers:
+            await fail_over()
+        return uploaded
+
+    async def discard_and_lose(gathered: FolderGatheredObject) -> None:
+        await discard(gathered)
+        if lost == "answer" and not failovers:
+            await fail_over()
+
+    monkeypatch.setattr(Upload, "commit", commit_and_lose)
+    monkeypatch.setattr(FolderGatheredObject, "discard", discard_and_lose)
+    with contextlib.suppress(Unavailable):
+        await add(resumables, upload_id, data[MIB:], MIB)
+    assert failovers == 1
+    offset = (await elsewhere.find(ALICE, upload_id)).received
+    if lost == "answer":
+        assert offset == MIB
+        with pytest.raises(Refused) as refused:
+            await add(elsewhere, upload_id, data[MIB:], MIB)
+        assert refused.value.facts == {"offset": 0}
+        await end_whole(elsewhere, upload_id, data, 0)
+    else:
+        uploaded = (await elsewhere.settled(ALICE, upload_id)).uploaded
+        assert uploaded is not None
+        found = await database.call("SELECT FROM idempotency WHERE answer ->> 'media_id' = %s", (uploaded.media_id,))
+        assert len(found) == 1
+    assert await broken(database, uploads.store, uploads.tenant_id) == []
+
+
+async def test_a_failover_that_loses_bytes_of_a_part_makes_no_shorter_final_upload(
+    resumables: Resumables, database: Database
+) -> None:
+    """The process goes on at a server that has lost the newest commits."""
+    finals, data = Finals(resumables), [os.urandom(2 * MIB), os.urandom(MIB)]
+    parts = [(await resumables.create(ALICE, FILE, len(its), partial=True)).upload_id for its in data]
+    await add(resumables, parts[0], data[0][:MIB], 0)
+    await add(resumables, parts[0], data[0][MIB:], MIB)
+    await add(resumables, parts[1], data[1], 0)
+    stored = finals._stored
+
+    async def after_the_loss(*arguments: Any) -> Uploaded:
+        await database.call("UPDATE upload SET received = %s WHERE upload_id = %s", (MIB, parts[0]))
+        await database.call("UPDATE upload_piece SET size = %s WHERE upload_id = %s", (MIB, parts[0]))
+        return await stored(*arguments)
+
+    finals._stored = after_the_loss  # type: ignore[method-assign]
+    with pytest.raises(Refused) as refused:
+        await finals.concatenate(ALICE, "final;", parts, FILE)
+    assert refused.value.code == "upload_locked"
+    await add(resumables, parts[0], data[0][MIB:], MIB)
+    uploaded = (await Finals(resumables).concatenate(ALICE, "final;", parts, FILE)).uploaded
+    assert uploaded is not None
+    assert uploaded.sha256 == hashlib.sha256(b"".join(data)).hexdigest()
+
+
+async def test_the_parts_of_a_final_upload_that_a_failover_has_lost_stay(
+    resumables: Resumables, uploads: Uploads, library: Library, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finals, data, commit = Finals(resumables), [os.urandom(MIB), os.urandom(MIB)], Upload.commit
+    parts = [(await resumables.create(ALICE, FILE, MIB, partial=True)).upload_id for _ in data]
+    for part, its in zip(parts, data, strict=True):
+        await add(resumables, part, its, 0)
+
+    async def commit_and_lose(*arguments: Any, **how: Any) -> Uploaded:
+        uploaded = await commit(*arguments, **how)
+        await library.contents.delete_item(uploaded.media_id)
+        await database.call("DELETE FROM media_tombstone", ())
+        await database.call("DELETE FROM idempotency", ())
+        return uploaded
+
+    with monkeypatch.context() as patch, pytest.raises(Unavailable):
+        patch.setattr(Upload, "commit", commit_and_lose)
+        await finals.concatenate(ALICE, "final;", parts, FILE)
+    uploaded = (await finals.concatenate(ALICE, "final;", parts, FILE)).uploaded
+    assert uploaded is not None
+    assert uploaded.sha256 == hashlib.sha256(b"".join(data)).hexdigest()
+    assert await broken(database, uploads.store, uploads.tenant_id) == []
+
+
+@pytest.mark.parametrize("lost", [[0], [1], [0, 1]], ids=["first", "second", "both"])
+async def test_an_upload_without_a_piece_in_its_middle_does_not_become_a_shorter_file(
+    resumables: Resumables, database: Database, monkeypatch: pytest.MonkeyPatch, lost: list[int]
+) -> None:
+    monkeypatch.setattr(folder_pieces, "_lock", lambda _: False)  # so each request has a piece of its own
+    data = os.urandom(3 * MIB)
+    upload_id = (await resumables.create(ALICE, FILE, len(data))).upload_id
+    await add(resumables, upload_id, data[:MIB], 0)
+    await add(resumables, upload_id, data[MIB : 2 * MIB], MIB)
+    await database.call("DELETE FROM upload_piece WHERE number = ANY(%s)", (lost,))
+    with pytest.raises(Refused) as refused:
+        await add(resumables, upload_id, data[2 * MIB :], 2 * MIB)
+    offset = lost[0] * MIB
+    assert (refused.value.code, refused.value.facts) == ("offset_mismatch", {"offset": offset})
+    await end_whole(resumables, upload_id, data, offset)
+
+
 async def test_uploads_that_have_expired_do_not_count_among_those_under_way(
     resumables: Resumables, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -677,6 +857,49 @@ async def test_where_the_last_piece_of_a_whole_upload_is_gone_its_bytes_come_aga
     finally:
         await store.aclose()
         server.stop()
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["hash known", "hash unknown"])
+@pytest.mark.parametrize("kind", ["folder", "s3"])
+async def test_where_a_piece_before_the_last_is_gone_the_bytes_from_there_on_come_again(
+    uploads: Uploads,
+    library: Library,
+    folder_store: FolderStore,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    kind: str,
+    known: bool,
+) -> None:
+    """As after the disk of the store was lost, or restored from a backup."""
+    server = await s3_servers.start("versitygw", tmp_path) if kind == "s3" else None
+    store = folder_store if server is None else S3Store(server.settings, uploads.tenant_id)
+    uploads.store = library.store = store
+    monkeypatch.setattr(folder_pieces, "_lock", lambda _: False)  # so each request has a piece of its own
+    at, data = Resumables(uploads, lifetime=timedelta(days=1)), os.urandom(12 * MIB + 2000)
+    upload_id = (await at.create(ALICE, FILE, len(data))).upload_id
+    try:
+        await add(at, upload_id, data[: 6 * MIB], 0)
+        await add(at, upload_id, data[6 * MIB : 12 * MIB], 6 * MIB)
+        first, second, *_ = await database.call("SELECT name, size FROM upload_piece ORDER BY number", ())
+        if isinstance(store, S3Store):
+            offset = first.size
+            await store._delete(staging_key(uploads.tenant_id, second.name))
+        else:  # the second is the last one there
+            offset = 0
+            (store._root / staging_key(uploads.tenant_id, first.name)).unlink()
+        if not known:
+            at.hashes._kept.clear()
+        with pytest.raises(Refused) as refused:
+            await add(at, upload_id, data[12 * MIB :], 12 * MIB)
+        assert (refused.value.code, refused.value.facts) == ("offset_mismatch", {"offset": offset})
+        assert (await at.settled(ALICE, upload_id)).received == offset
+        await end_whole(at, upload_id, data, offset)
+        assert await broken(database, store, uploads.tenant_id) == []
+    finally:
+        if server is not None:
+            await store.aclose()
+            server.stop()
 
 
 async def test_a_part_whose_bytes_are_lost_is_complete_no_more_and_its_bytes_come_again(
