@@ -9,6 +9,7 @@ from typing import Any, Final
 from fastapi import Depends, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 
 from media_api.answers import problems
 from media_api.answers.methods import HeadAsGet
@@ -120,6 +121,7 @@ def create_app(settings: Settings | None, metrics: Metrics | None = None, *, pro
     if settings is not None and (files := page_of(settings)) is not None:
         app.include_router(page.router_of(files))
     problems.install(app)
+    app.add_exception_handler(HTTPException, openai_audio.of_routing)
     app.add_middleware(HeadAsGet)
     app.add_middleware(RequestMiddleware, metrics=measured, in_flight=in_flight)
     if settings is not None and settings.cors.origins:

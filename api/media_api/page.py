@@ -15,6 +15,7 @@ import structlog
 from fastapi import Request, Response
 
 from media_api.answers import downloads
+from media_api.requests.headers import listed
 from media_api.settings import Settings
 
 INDEX: Final = "index.html"
@@ -75,7 +76,7 @@ class PageOfFiles:
         file = self._files.get(name)
         if file is None:
             return None
-        accepted = request.headers.get("accept-encoding")
+        accepted = listed(request, "accept-encoding")
         encoding = next((each for each in file.encoded if _takes(accepted, each)), "identity")
         etag = f'"{file.digest}-{encoding}"'
         headers = {
@@ -84,13 +85,13 @@ class PageOfFiles:
             "ETag": etag,
             "Vary": "Accept-Encoding",
         }
-        if downloads.not_modified(request.headers.get("if-none-match"), etag):
+        if downloads.not_modified(listed(request, "if-none-match"), etag):
             return Response(status_code=304, headers=headers)
         content = file.encoded[encoding]
-        headers |= {"Content-Type": file.content_type, "Content-Length": str(len(content))}
+        headers["Content-Type"] = file.content_type
         if encoding != "identity":
             headers["Content-Encoding"] = encoding
-        return Response(b"" if request.method == "HEAD" else content, headers=headers)
+        return Response(content, headers=headers)
 
 
 def page_of(settings: Settings) -> PageOfFiles | None:

@@ -45,13 +45,48 @@ def granted() -> int:
     return max(1, min(MOST, len(os.sched_getaffinity(0)), int(quota) // int(period)))
 
 
+class Asked:
+    """A child, as its parent asks it for metrics."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self._received = bytearray()
+        self._awaited = 0
+
+    def latest(self) -> bytes:
+        """In Prometheus' text format. Raises OSError; an answer that comes too late is passed over the next time."""
+        self.connection.sendall(b"?")
+        self._awaited += 1
+        while True:
+            text = self._next()
+            self._awaited -= 1
+            if not self._awaited:
+                return text
+
+    def _next(self) -> bytes:
+        """The next answer. What has come of one stays until the rest has come."""
+        self._receive(_LENGTH.size)
+        end = _LENGTH.size + _LENGTH.unpack_from(self._received)[0]
+        self._receive(end)
+        text = bytes(self._received[_LENGTH.size : end])
+        del self._received[:end]
+        return text
+
+    def _receive(self, least: int) -> None:
+        while (left := least - len(self._received)) > 0:
+            part = self.connection.recv(left)
+            if not part:
+                raise ConnectionError("the process has ended")
+            self._received += part
+
+
 class Processes:
     """`count` children that run `serve`. Its arguments are the child's number and the socket on which the parent asks
     for metrics; it returns an exit status."""
 
     def __init__(self, count: int, serve: Callable[[int, socket.socket], int]) -> None:
         self._serve = serve
-        self._children: dict[int, tuple[int, socket.socket]] = {}
+        self._children: dict[int, tuple[int, Asked]] = {}
         self._asking = threading.Lock()
         self._ending = False
         self._count = count
@@ -69,8 +104,8 @@ class Processes:
         worst = 0
         while self._children:
             pid, status = os.wait()
-            number, connection = self._children.pop(pid)
-            connection.close()
+            number, child = self._children.pop(pid)
+            child.connection.close()
             code = os.waitstatus_to_exitcode(status)
             if self._ending:
                 worst = worst or code
@@ -84,11 +119,10 @@ class Processes:
     def metrics(self) -> Iterator[bytes]:
         """Each child's metrics, in Prometheus' text format."""
         with self._asking:
-            for _, connection in list(self._children.values()):
+            for _, child in list(self._children.values()):
                 try:
-                    connection.sendall(b"?")
-                    yield _exactly(connection, _LENGTH.unpack(_exactly(connection, _LENGTH.size))[0])
-                except OSError:  # the child is ending
+                    yield child.latest()
+                except OSError:  # the child is ending, or too busy
                     continue
 
     def _start(self, number: int) -> None:
@@ -98,7 +132,7 @@ class Processes:
         sys.stderr.flush()
         if pid := os.fork():
             theirs.close()
-            self._children[pid] = (number, ours)
+            self._children[pid] = (number, Asked(ours))
             return
         status = 1
         try:
@@ -107,8 +141,8 @@ class Processes:
                 os._exit(0)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C on a terminal goes to all; the parent passes it on
-            for _, connection in self._children.values():
-                connection.close()
+            for _, child in self._children.values():
+                child.connection.close()
             ours.close()
             status = self._serve(number, theirs)
         finally:
@@ -151,13 +185,3 @@ def summed(texts: Iterable[bytes]) -> Iterator[Metric]:
     for (name, sample_name, labels), value in totals.items():
         families[name].add_sample(sample_name, dict(labels), value)
     yield from families.values()
-
-
-def _exactly(connection: socket.socket, count: int) -> bytes:
-    received = b""
-    while len(received) < count:
-        part = connection.recv(count - len(received))
-        if not part:
-            raise ConnectionError("the process has ended")
-        received += part
-    return received

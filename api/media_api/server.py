@@ -336,10 +336,11 @@ class BoundedProtocol(HttpToolsProtocol):
             body = json.dumps(problems.problem(code, detail)).encode()
             origin = next((value for name, value in self.headers or () if name == b"origin"), None)
             marks = {} if origin is None else cast("Config", self.config).marks(origin.decode("latin-1"))
+            others = {**problems.UNLESS_SAID, **marks}
             head = (
                 f"HTTP/1.1 {kind.status} {kind.title}\r\nContent-Type: {problems.MEDIA_TYPE}\r\n"
                 f"Content-Length: {len(body)}\r\nX-Request-Id: {new_ulid()}\r\nConnection: close\r\n"
-                + "".join(f"{name}: {value}\r\n" for name, value in marks.items())
+                + "".join(f"{name}: {value}\r\n" for name, value in others.items())
                 + "\r\n"
             )
             self.transport.write(head.encode() + body)

@@ -8,6 +8,7 @@ another file's bytes.
 import contextlib
 import fcntl
 import hashlib
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ from mediactl.characters import is_shown
 from mediactl.errors import Corrupt, Misuse, Unreachable
 from mediactl.exchange import Exchange
 from mediactl.sending import ATTEMPTS, CHUNK
+
+MOST_NAME_BYTES = 255
+"""What file systems take."""
+MOST_EXTENSION_BYTES = 32
+"""A longer one is cut as the rest of its name is."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,8 @@ class Download:
                     return Downloaded(target, target.stat().st_size, "already here")
                 raise Misuse(f"{target} exists with other content; -o {target} replaces it")
             mark = re.sub(r"\W", "", self._etag or "")[:12]
-            part = target.with_name(f"{target.name}.{mark}.part" if mark else f"{target.name}.part")
+            ending = f".{mark}.part" if mark else ".part"
+            part = target.with_name(_cut(target.name, MOST_NAME_BYTES - len(ending)) + ending)
             try:
                 part.touch()
             except OSError as error:
@@ -212,8 +219,15 @@ def _file_name(disposition: str | None, fallback: str) -> str:
     name = "".join(c if is_shown(c) else "_" for c in re.split(r"[/\\]", name)[-1]).strip()
     if name.startswith("."):
         name = "_" + name[1:]
-    # File systems allow 255 bytes, and `.part` with its hash needs some of them.
-    return (name if name.strip("_ ") else fallback).encode()[:220].decode("utf-8", "ignore")
+    if not name.strip("_ "):
+        return fallback
+    extension = Path(name).suffix if len(Path(name).suffix.encode()) <= MOST_EXTENSION_BYTES else ""
+    return _cut(name.removesuffix(extension), MOST_NAME_BYTES - len(extension.encode())) + extension
+
+
+def _cut(name: str, most: int) -> str:
+    """At most so many bytes of a name."""
+    return os.fsencode(name)[:most].decode("utf-8", "ignore")
 
 
 def _sha256_of(path: Path) -> str:

@@ -41,8 +41,15 @@ def is_media_id(text: str) -> bool:
 
 
 def path_of(*segments: str) -> str:
-    """`/v1/…` with each segment quoted, so that any id is one segment."""
-    return "/v1/" + "/".join(quote(segment, safe="") for segment in segments)
+    """`/v1/…` with each segment quoted, so that any id is one segment. Raises Misuse."""
+    try:
+        return "/v1/" + "/".join(quote(segment, safe="") for segment in segments)
+    except UnicodeEncodeError:
+        raise _no_text() from None
+
+
+def _no_text() -> Misuse:
+    return Misuse("an argument has bytes that are no UTF-8; the API takes text only")
 
 
 def _headers_of(token: str | None) -> dict[str, str]:
@@ -60,12 +67,15 @@ class Exchange:
     """
 
     def __init__(self, base: str, token: str | None, wire: Wire, on_wait: OnWait | None) -> None:
+        base = base.strip()
         try:
             address = urlsplit(base)
         except ValueError:
             address = urlsplit("")
         if address.scheme not in {"http", "https"} or not address.hostname:
             raise Misuse(f"BASE is {base!r}; it must be an address such as http://127.0.0.1:8080")
+        if address.username is not None or address.query or address.fragment:
+            raise Misuse("BASE must be an address alone, such as http://127.0.0.1:8080, without a user name, ? and #")
         if address.path.rstrip("/").endswith("/v1"):
             raise Misuse(f"BASE must be given without /v1: {base.rstrip('/').removesuffix('/v1')}")
         self.base = base.rstrip("/")
@@ -180,6 +190,8 @@ class Exchange:
         except httpx.TransportError as error:
             raise Unreachable(f"the connection to {self.base} broke ({_reason(error)})") from error
         except (httpx.InvalidURL, UnicodeError) as error:
+            if isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8":
+                raise _no_text() from None
             raise Misuse(f"BASE is {self.base!r}, which is not a valid address") from error
 
     async def _problem(self, response: httpx.Response) -> Problem:

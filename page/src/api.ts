@@ -1,6 +1,6 @@
 /** Calls of the public API: the types are those of its OpenAPI document, the errors are its own sentences. */
 import type { components } from "#schema";
-import { inUnits } from "./format.ts";
+import { inUnits, textOf } from "./format.ts";
 import { refused, token } from "./session.ts";
 import { text } from "./text/index.ts";
 
@@ -126,7 +126,7 @@ export async function beginning(file: string, bytes: number, signal: AbortSignal
     signal,
   });
   const charset = /charset=([\w-]+)/.exec(answer.headers.get("Content-Type") ?? "")?.[1] ?? "utf-8";
-  return new TextDecoder(charset).decode(await answer.arrayBuffer());
+  return textOf(new Uint8Array(await answer.arrayBuffer()), charset);
 }
 
 export async function whole(file: string, signal: AbortSignal): Promise<Blob> {

@@ -52,7 +52,10 @@ export async function findOutRole(): Promise<void> {
     await api.listFiles({ owner: "all", limit: 1 });
     isAdmin.value = true;
   } catch (error) {
-    if (error instanceof api.Problem && error.status === 0) throw error;
+    if (!(error instanceof api.Problem) || error.status < 400 || error.status >= 500) {
+      failure.value = error instanceof Error ? error.message : String(error);
+      throw error;
+    }
     isAdmin.value = false;
   }
   reload();
@@ -86,6 +89,9 @@ export function reload(): void {
   failure.value = null;
   void more();
 }
+
+/** What failed, once more. */
+export const again = (): Promise<void> => (isAdmin.value === null ? findOutRole().catch(() => {}) : more());
 
 /** Loads the next page, unless one is on its way. */
 export async function more(): Promise<void> {

@@ -14,6 +14,12 @@ export function size(bytes: number, locale = "en"): string {
   return `${bytes.toLocaleString(locale, { maximumFractionDigits: digits })} ${UNITS[unit]}`;
 }
 
+/** The beginning of a text, without what is left of a character at its end. For a decoder UTF-16 is always little-endian. */
+export function textOf(bytes: Uint8Array, charset: string): string {
+  const isBigEndian = charset === "utf-16" && bytes[0] === 0xfe && bytes[1] === 0xff;
+  return new TextDecoder(isBigEndian ? "utf-16be" : charset).decode(bytes, { stream: true });
+}
+
 /** A sentence of the API with its long counts of bytes (`10,737,418,240 bytes`) in units, as mediactl prints it. */
 export function inUnits(sentence: string): string {
   if (!sentence.includes("bytes")) return sentence;

@@ -13,9 +13,8 @@ export const whenEnded = (call: (job: Job) => void): void => {
 };
 
 export async function refresh(): Promise<void> {
-  const { data } = await api.listJobs({ limit: 50 });
+  const { data: now } = await api.listJobs({ kind: "transcribe", limit: 50 });
   const before = new Map(jobs.value.map((job) => [job.job_id, job]));
-  const now = data.filter((job) => job.kind === "transcribe");
   jobs.value = now;
   for (const job of now) {
     const old = before.get(job.job_id);
@@ -30,16 +29,7 @@ export async function cancel(job: Job): Promise<void> {
 
 /** The newest job that has transcribed the file, or is to; null if there is none of yours. */
 export async function jobOf(file: string): Promise<Job | null> {
-  let newest: Job | null = null;
-  for (let cursor: string | null = null, pages = 0; pages < 10; pages += 1) {
-    const found: api.Page<Job> = await api.listJobs({ limit: 200, cursor });
-    for (const job of found.data) {
-      if (job.media_id !== file || job.kind !== "transcribe") continue;
-      if (job.status === "completed") return newest && isUnderWay(newest) ? newest : job;
-      newest ??= job;
-    }
-    cursor = found.next_cursor;
-    if (cursor === null) break;
-  }
-  return newest;
+  const { data } = await api.listJobs({ kind: "transcribe", media_id: file, limit: 200 });
+  const newest = data[0] ?? null;
+  return newest && isUnderWay(newest) ? newest : (data.find((job) => job.status === "completed") ?? newest);
 }

@@ -44,10 +44,11 @@ export async function refreshUsage(): Promise<void> {
 async function follow(): Promise<void> {
   let last: string | null = null;
   for (;;) {
+    const over = new AbortController();
     try {
       const headers: Record<string, string> = { Accept: "text/event-stream" };
       if (last !== null) headers["Last-Event-ID"] = last;
-      const answer = await api.request("GET", "/v1/events", { headers });
+      const answer = await api.request("GET", "/v1/events", { headers, signal: over.signal });
       if (!answer.headers.get("Content-Type")?.startsWith("text/event-stream") || !answer.body) return poll();
       // The stream has begun, so nothing is missed between this look and its first event.
       await catchUp();
@@ -61,6 +62,8 @@ async function follow(): Promise<void> {
       if (status === 410) last = null; // what it was is no longer kept; `catchUp` looks at everything
       else if (status >= 400 && status < 500) return poll();
       isConnected.value = status !== 0;
+    } finally {
+      over.abort(); // else a stream that nobody reads keeps one of the few connections that a browser has
     }
     await pause(RECONNECT);
   }

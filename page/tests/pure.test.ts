@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { claimsOf, tokenIn } from "../src/claims.ts";
-import { ago, clock, inUnits, kindOf, minutes, size, typeName } from "../src/format.ts";
+import { ago, clock, inUnits, kindOf, minutes, size, textOf, typeName } from "../src/format.ts";
 import { appended, fits, merged, type Sort, type View } from "../src/listing.ts";
 import { fragmentOf, placeIn } from "../src/route.ts";
 import { events } from "../src/sse.ts";
@@ -26,6 +26,12 @@ test("claims of every shape are read, and nonsense says nothing", () => {
   assert.deepEqual([claims.tenant, claims.subject, [...claims.scopes], claims.rooms, claims.expires], ["acme", "änne", ["media:read", "admin"], ["a"], 7000]);
   assert.deepEqual(claimsOf(encoded({ rooms: "a b", scp: ["x"] })).rooms, ["a", "b"]);
   for (const broken of ["", "a.b.c", encoded([]), encoded({ sub: 1, rooms: 2, exp: "x" })]) assert.equal(claimsOf(broken).subject, "");
+});
+
+test("text is read in either order of its bytes, and not cut within a character", () => {
+  assert.equal(textOf(Uint8Array.of(0xfe, 0xff, 0, 0x41, 0, 0xfc), "utf-16"), "Aü");
+  assert.equal(textOf(Uint8Array.of(0xff, 0xfe, 0x41, 0, 0xfc, 0), "utf-16"), "Aü");
+  assert.equal(textOf(new TextEncoder().encode("Aü").slice(0, 2), "utf-8"), "A");
 });
 
 test("sizes, lengths and times are written as people read them", () => {

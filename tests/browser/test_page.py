@@ -191,6 +191,32 @@ async def test_a_dropped_photo_appears_with_its_thumbnail_and_becomes_clean(
     assert "scale(1.5)" in str(await page.locator(".sheet").get_attribute("style"))
 
 
+async def test_of_a_folder_what_cannot_be_read_is_told_and_the_rest_is_uploaded(
+    run: MakeRun, context: BrowserContext
+) -> None:
+    page = await signed_in(context, run)
+    await page.evaluate(
+        """() => {
+          const file = name => ({name, isFile: true, file: done => done(new File([name], name, {type: 'text/plain'}))})
+          const locked = {name: 'locked.txt', isFile: true, file: (_, failed) => failed(new DOMException('no'))}
+          const folder = (name, ...entries) => ({
+            name, isDirectory: true,
+            createReader: () => ({readEntries: (done, failed) =>
+              name === 'shut' ? failed(new DOMException('no')) : done(entries.splice(0))}),
+          })
+          const all = folder('all', locked, folder('shut'), file('first of all.txt'), folder('deep', file('deep.txt')))
+          const event = new DragEvent('drop', {bubbles: true, cancelable: true})
+          const items = [{webkitGetAsEntry: () => all}]
+          Object.defineProperty(event, 'dataTransfer', {value: {types: ['Files'], items, files: []}})
+          document.body.dispatchEvent(event)
+        }"""
+    )
+    for name in ("locked.txt", "shut"):
+        await expect(page.get_by_text(f"{name} cannot be read, and is left out.")).to_be_visible()
+    for name in ("first of all.txt", "deep.txt"):
+        await expect(tile(page, name)).to_be_visible()
+
+
 async def test_a_virus_vanishes_with_a_sentence_and_is_refused_with_another(
     run: MakeRun, context: BrowserContext
 ) -> None:
@@ -379,6 +405,32 @@ async def test_a_look_that_failed_is_made_again(run: MakeRun, context: BrowserCo
     await expect(tile(page, "asked again.txt")).to_be_visible(timeout=BY_AN_EVENT)
 
 
+async def away(route: Route) -> None:
+    await route.fulfill(status=503, body='{"code": "unavailable", "detail": "The database does not answer."}')
+
+
+async def test_an_outage_while_the_page_opens_is_told_and_takes_no_right_away(
+    run: MakeRun, context: BrowserContext
+) -> None:
+    page = await context.new_page()
+    await page.route("**/v1/media?owner=all&limit=1", away)
+    await page.goto(link(run))
+    alert = page.get_by_role("alert").filter(has_text="The database does not answer.")
+    await expect(alert).to_be_visible()
+    async with page.expect_response("**/v1/media?owner=all&limit=1"):
+        await alert.get_by_role("button", name="Try again").click()
+    await expect(alert).to_be_visible()
+    await page.unroute("**/v1/media?owner=all&limit=1")
+    await expect(page.get_by_role("heading", name="All files")).to_be_visible()
+
+
+async def test_a_stream_of_events_that_is_not_read_is_closed(run: MakeRun, context: BrowserContext) -> None:
+    page = await context.new_page()
+    await page.route("**/v1/usage", away, times=1)
+    async with page.expect_event("requestfailed", lambda request: request.url.endswith("/v1/events")):
+        await page.goto(link(run))
+
+
 async def test_the_focus_stays_with_its_file_when_another_comes(run: MakeRun, context: BrowserContext) -> None:
     stored(run, "focused.txt")
     page = await signed_in(context, run)
@@ -484,12 +536,13 @@ async def test_a_file_gets_a_label_and_a_room_and_a_wrong_name_is_explained(
     await page.keyboard.press("Escape")
     await page.get_by_role("button", name="Open a room").click()
     field = page.get_by_label("Name of the room")
-    await field.fill("my room")
+    for wrong in ("my/room", "..", "  "):
+        await field.fill(wrong)
+        await page.keyboard.press("Enter")
+        assert "and no /" in await field.evaluate("field => field.validationMessage")
+    await field.fill("Küche 2 (oben)")
     await page.keyboard.press("Enter")
-    assert "and no spaces" in await field.evaluate("field => field.validationMessage")
-    await field.fill("my-room")
-    await page.keyboard.press("Enter")
-    await expect(page.get_by_role("heading", name="my-room")).to_be_visible()
+    await expect(page.get_by_role("heading", name="Küche 2 (oben)")).to_be_visible()
     await eventually(lambda: page.evaluate("document.activeElement.id === 'content'"))
 
 
@@ -585,6 +638,30 @@ async def test_the_keyboard_alone_is_enough(run: MakeRun, context: BrowserContex
     await page.keyboard.press("Escape")
     await expect(page.get_by_role("menu")).to_have_count(0)
     assert await page.evaluate("document.activeElement.matches('.file-menu')")
+
+
+async def test_keys_change_no_file_of_others(run: MakeRun, context: BrowserContext) -> None:
+    with run.client() as client:
+        form = {"room_id": "lobby"}
+        client.post("/v1/media/upload", files={"file": ("of demo.txt", b"demo's own")}, data=form).raise_for_status()
+    signing = tokens.load_signing_keys(run.folder / "acme" / "signing-keys.json")[0]
+    scopes = ["media:read", "media:write"]
+    guest = tokens.mint(
+        signing, tenant_id="acme", subject="guest", scopes=scopes, rooms=["lobby"], lifetime=timedelta(hours=1)
+    )
+    page = await context.new_page()
+    await page.goto(link(run, guest))
+    await page.get_by_role("link", name="lobby").click()
+    shown = tile(page, "of demo.txt").get_by_role("link")
+    await shown.focus()
+    for where in ("list", "viewer"):
+        for key in ("F2", "Delete"):
+            await page.keyboard.press(key)
+            await page.evaluate("() => new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+            assert await page.locator("dialog[open], .toast").count() == 0, (where, key)
+        if where == "list":
+            await page.keyboard.press("Enter")
+            await expect(page.get_by_role("dialog", name="of demo.txt")).to_be_visible()
 
 
 async def test_a_link_for_five_minutes_reads_the_file_without_a_token(run: MakeRun, context: BrowserContext) -> None:

@@ -23,6 +23,8 @@ MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:media-platform:problem:"
 REASON: Final = "reason"
 """In a request's state: the dependency that is away, and its error. For the log alone."""
+UNLESS_SAID: Final[Mapping[str, str]] = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+"""What an answer has where its route says nothing else."""
 RETRY_AFTER_OUTAGE: Final = 5
 """Seconds. A dependency is usually back soon, but clients should not try again at once."""
 
@@ -266,7 +268,7 @@ _HEADERS: Final[Mapping[str, dict[str, Any]]] = {
     **dict.fromkeys(
         (
             *("upload_locked", "scan_pending", "thumbnail_pending", "suspended", "unavailable"),
-            *("too_many_jobs", "transcription_limit_exceeded"),
+            *("too_many_changes", "too_many_jobs", "too_many_uploads", "transcription_limit_exceeded"),
         ),
         _RETRY_AFTER,
     ),

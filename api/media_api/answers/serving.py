@@ -8,6 +8,7 @@ from typing import Final, Literal
 from fastapi import Request, Response
 
 from media_api.answers import downloads
+from media_api.requests.headers import listed
 from media_api.services import Services
 from media_core.decoding import DecodingFailed
 from media_core.errors import Lost, Refused, Unavailable
@@ -102,7 +103,7 @@ async def respond_thumbnail(
     safety: Mapping[str, str] = downloads.SAFETY_HEADERS,
 ) -> Response:
     """The thumbnail in this size: WebP, or JPEG where the request prefers it. Raises as `master_of`."""
-    image_format: Literal["jpeg", "webp"] = "jpeg" if downloads.prefers_jpeg(request.headers.get("accept")) else "webp"
+    image_format: Literal["jpeg", "webp"] = "jpeg" if downloads.prefers_jpeg(listed(request, "accept")) else "webp"
     require_thumbnail(item)
     etag = f'"{item.thumbnail_sha256}-{size}-{image_format}"'
     headers = {"ETag": etag, "Vary": "Accept", "Cache-Control": downloads.CACHING, **safety}

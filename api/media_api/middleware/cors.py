@@ -1,7 +1,7 @@
 """What web apps of other origins may do (the Fetch standard's CORS): call everything, with a token, never with cookies.
 
-The library decides; only its answers to preflights are ours. It is the outermost layer, so that errors, a 503 at the
-door included, can be read by the app that made the call.
+The library decides; only its answers to preflights are ours. It is the outermost layer, so that the app that made a
+call can read errors, too.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +19,7 @@ from media_core.origins import matching
 METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 EXPOSED: Final = (
     "Accept-Ranges",
+    "Allow",
     "Content-Disposition",
     "Content-Length",
     "Content-Range",
@@ -44,6 +45,7 @@ EXPOSED: Final = (
     "Upload-Offset",
     "WWW-Authenticate",
     "X-Request-Id",
+    "X-Should-Retry",
 )
 """What scripts may read beside the headers that every script may. A `*` would not do for requests with credentials."""
 
@@ -73,14 +75,14 @@ class Cors(CORSMiddleware):
         answer = super().preflight_response(request_headers)
         headers = {name: value for name, value in answer.headers.items() if not name.startswith("content-")}
         # A preflight is answered before `RequestMiddleware` sees it.
-        named = {REQUEST_ID: offered_or_new(request_headers.get(REQUEST_ID, ""))}
+        own = {REQUEST_ID: offered_or_new(request_headers.get(REQUEST_ID, "")), **problems.UNLESS_SAID}
         if answer.status_code == 200:
-            return Response(status_code=204, headers=headers | named)
+            return Response(status_code=204, headers=headers | own)
         return problems.response(
             "origin_not_allowed",
             f"Web apps of {request_headers['origin']} may not make this call; the platform names the origins that may, "
             "in the tenant's `spec.api.cors.origins`.",
-            headers={"Vary": headers["vary"], **named},
+            headers={"Vary": headers["vary"], **own},
         )
 
 

@@ -53,7 +53,7 @@ class InFlight:
 
 
 class RequestMiddleware:
-    """The outermost layer of the app."""
+    """The outermost layer of the app, but for `Cors`."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, in_flight: InFlight) -> None:
         self._app = app
@@ -134,8 +134,8 @@ class _Exchange:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers[REQUEST_ID] = self.request_id
-            headers.setdefault("X-Content-Type-Options", "nosniff")
-            headers.setdefault("Cache-Control", "no-store")
+            for name, value in problems.UNLESS_SAID.items():
+                headers.setdefault(name, value)
             if self._body_awaited:
                 # The client waits for "100 Continue" and gets this answer instead. It may send its body or not, so the
                 # next bytes must not be read as a request.

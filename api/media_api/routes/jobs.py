@@ -208,11 +208,11 @@ async def _events(services: Services, caller: Claims, job: CoreJob, after: int) 
     with contextlib.suppress(Refused, Unavailable):
         async with aclosing(services.watch.follow(caller, job, idle_seconds=KEEP_ALIVE_SECONDS)) as states:
             async for state in states:
+                if told is not None and time.time() >= caller.expires.timestamp():
+                    return
                 if state is told:
                     yield format_sse_event(comment="still here")
                     continue
-                if told is not None and time.time() >= caller.expires.timestamp():
-                    return
                 if (await services.policy.current()).suspended:
                     return
                 told = state

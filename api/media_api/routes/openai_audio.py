@@ -44,18 +44,27 @@ class _OpenAiRoute(APIRoute):
             try:
                 return await answered(request)
             except Exception as error:
-                refused = await problems.of_error(request, error)
-            body = json.loads(bytes(refused.body))
-            kind = "server_error" if refused.status_code >= 500 else "invalid_request_error"
-            about = "file" if body["code"] in _OF_THE_FILE else None
-            param = next((each["where"] for each in body.get("errors", ())), about)
-            told = {"message": body["detail"], "type": kind, "param": param, "code": body["code"]}
-            kept = {name: value for name, value in refused.headers.items() if name not in _OF_THE_BODY}
-            if body.get("retry_after", 0) > _MOST_SECONDS_THEY_WAIT:
-                kept["x-should-retry"] = "false"
-            return problems.written(body | {"error": told}, kept)
+                return _in_their_shape(await problems.of_error(request, error))
 
         return handler
+
+
+async def of_routing(request: Request, error: Exception) -> Response:
+    """What the app answers for an HTTPException: here too it has their shape, where the router has no route."""
+    refused = await problems.of_error(request, error)
+    return _in_their_shape(refused) if request.url.path.startswith(("/v1/audio", "/v1/models")) else refused
+
+
+def _in_their_shape(refused: Response) -> Response:
+    body = json.loads(bytes(refused.body))
+    kind = "server_error" if refused.status_code >= 500 else "invalid_request_error"
+    about = "file" if body["code"] in _OF_THE_FILE else None
+    param = next((each["where"] for each in body.get("errors", ())), about)
+    told = {"message": body["detail"], "type": kind, "param": param, "code": body["code"]}
+    kept = {name: value for name, value in refused.headers.items() if name not in _OF_THE_BODY}
+    if body.get("retry_after", 0) > _MOST_SECONDS_THEY_WAIT:
+        kept["x-should-retry"] = "false"
+    return problems.written(body | {"error": told}, kept)
 
 
 _OF_THE_FILE: Final = {"missing_file", "empty_file", "file_too_large"}
@@ -97,6 +106,7 @@ _FIELDS: Final[dict[str, Any]] = {
     "chunking_strategy": text_field("Not looked at."),
     **{f"chunking_strategy[{name}]": text_field("Not looked at.") for name in _CHUNKING},
 }
+_OF_HEADERS_NOT_READ: Final = {"digest_mismatch", "idempotency_key_reused"}
 _FORM: Final = form_request(
     "AudioForm", _FIELDS, encoding=RECORDING, required=["file"], description="As OpenAI's API has it."
 )
@@ -116,7 +126,9 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
         "model": Data[JobAccepted],
         "headers": {"Location": openapi.header("The job.")},
     },
-    **problems.described(*TRANSCRIPTION_REFUSALS, "transcription_failed"),
+    **problems.described(
+        *(code for code in TRANSCRIPTION_REFUSALS if code not in _OF_HEADERS_NOT_READ), "transcription_failed"
+    ),
 }
 
 

@@ -10,18 +10,15 @@ from media_core.errors import not_found
 def router_of(page: PageOfFiles) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
-    @router.api_route("/", methods=["GET", "HEAD"], response_class=Response)
+    @router.get("/", response_class=Response)
     async def page_index(request: Request) -> Response:
         return _found(page.respond(request, INDEX))
 
-    @router.api_route(f"/{CONFIGURATION}", methods=["GET", "HEAD"], response_class=Response)
-    async def page_configuration(request: Request) -> Response:
-        answer = JSONResponse(page.configuration, headers={"Cache-Control": EACH_TIME})
-        if request.method == "HEAD":
-            answer.body = b""
-        return answer
+    @router.get(f"/{CONFIGURATION}", response_class=Response)
+    async def page_configuration() -> Response:
+        return JSONResponse(page.configuration, headers={"Cache-Control": EACH_TIME})
 
-    @router.api_route(f"/{HASHED}{{name:path}}", methods=["GET", "HEAD"], response_class=Response)
+    @router.get(f"/{HASHED}{{name:path}}", response_class=Response)
     async def page_asset(request: Request, name: str) -> Response:
         return _found(page.respond(request, HASHED + name))
 
@@ -29,7 +26,7 @@ def router_of(page: PageOfFiles) -> APIRouter:
         return _found(page.respond(request, request.url.path.removeprefix("/")))
 
     for name in page.names:
-        router.add_api_route(f"/{name}", page_file, methods=["GET", "HEAD"], response_class=Response, name=name)
+        router.add_api_route(f"/{name}", page_file, methods=["GET"], response_class=Response, name=name)
     return router
 
 

@@ -88,15 +88,16 @@ def _show(session: Session) -> None:
         render.data(claims)
         return
     expiry = tokens.expiry_of(claims)
-    room_ids = claims.get("rooms") or []
+    audience = claims.get("aud")
+    room_ids = tokens.words_of(claims.get("rooms"))
     render.fields(
         {
             "subject": claims.get("sub", "nobody"),
-            "tenant": claims.get("aud", "none"),
+            "tenant": (audience if isinstance(audience, str) else ", ".join(tokens.words_of(audience))) or "none",
             "issuer": claims.get("iss"),
-            "scopes": claims.get("scope") or "none",
-            "rooms": "all" if "*" in room_ids else ", ".join(map(str, room_ids)) or "none",
-            "expires": "never" if expiry is None else render.expiry(expiry),
+            "scopes": " ".join(tokens.words_of(claims.get("scope", claims.get("scp")))) or "none",
+            "rooms": "all" if "*" in room_ids else ", ".join(room_ids) or "none",
+            "expires": claims.get("exp", "never") if expiry is None else render.expiry(expiry),
         }
     )
     if expiry is not None and expiry.timestamp() < time.time():

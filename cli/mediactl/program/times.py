@@ -18,11 +18,11 @@ def lifetime(text: str) -> int:
 
 def moment(text: str) -> datetime:
     """`7d` is seven days ago; else a date or a time by ISO 8601, in this machine's time zone if it names none."""
-    if seconds := _span(text):
-        return datetime.now(UTC) - timedelta(seconds=seconds)
     try:
+        if seconds := _span(text):
+            return datetime.now(UTC) - timedelta(seconds=seconds)
         return datetime.fromisoformat(text).astimezone()
-    except ValueError:
+    except (ValueError, OverflowError):
         raise Misuse(f"a time looks like 7d (seven days ago), 2026-05-17 or 2026-05-17T14:00, not {text!r}") from None
 
 

@@ -22,9 +22,18 @@ def claims_of(token: str) -> dict[str, Any]:
         raise Misuse("TOKEN is not a JSON Web Token; was it copied whole?") from error
 
 
+def words_of(claim: Any) -> list[str]:
+    """Those of a claim that is a text with words, or a list; of any other none."""
+    return claim.split() if isinstance(claim, str) else list(map(str, claim)) if isinstance(claim, list) else []
+
+
 def expiry_of(claims: dict[str, Any]) -> datetime | None:
+    """None: it has none, or one beyond all calendars, as one in milliseconds is."""
     moment = claims.get("exp")
-    return datetime.fromtimestamp(moment, UTC) if isinstance(moment, (int, float)) else None
+    try:
+        return datetime.fromtimestamp(moment, UTC) if isinstance(moment, (int, float)) else None
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def mint(key_file: Path, *, subject: str, tenant: str | None, scopes: list[str], rooms: list[str], seconds: int) -> str:

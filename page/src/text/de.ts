@@ -17,8 +17,8 @@ export const de: Text = {
   room: (room) => `Raum ${room}`,
   openRoom: "Raum öffnen",
   roomName: "Name des Raums",
-  roomHint: "Buchstaben, Ziffern und . _ - : @. Einen neuen Raum gibt es mit seiner ersten Datei.",
-  roomWrong: "Der Name eines Raums hat Buchstaben von A bis Z, Ziffern und . _ - : @ und keine Leerzeichen. Schreiben Sie zum Beispiel mein-raum.",
+  roomHint: "Einen neuen Raum gibt es mit seiner ersten Datei.",
+  roomWrong: "Der Name eines Raums hat höchstens 255 Zeichen, davon mindestens ein sichtbares, und kein /.",
   go: "Öffnen",
   kinds: "Art der Datei",
   kind: { all: "Alle", image: "Bilder", video: "Filme", audio: "Ton", document: "Dokumente" },
@@ -278,5 +278,6 @@ export const de: Text = {
 
   unreachable: "Der Dienst ist nicht erreichbar. Die Seite versucht es von selbst weiter.",
   offline: "Keine Verbindung. Was hier steht, kann alt sein; die Seite versucht es von selbst weiter.",
+  unreadable: (name) => `${name} lässt sich nicht lesen und fehlt deshalb.`,
   unexpected: (status) => `Der Dienst hat mit ${status} ohne Grund geantwortet. Versuchen Sie es gleich noch einmal.`,
 };

@@ -17,8 +17,8 @@ export const en = {
   room: (room: string) => `Room ${room}`,
   openRoom: "Open a room",
   roomName: "Name of the room",
-  roomHint: "Letters, digits and . _ - : @. A new room is there with its first file.",
-  roomWrong: "A room's name has letters from A to Z, digits and . _ - : @, and no spaces. Write my-room, for example.",
+  roomHint: "A new room is there with its first file.",
+  roomWrong: "A room's name has at most 255 characters, at least one that is seen, and no /.",
   go: "Open",
   kinds: "Kind of file",
   kind: { all: "All", image: "Pictures", video: "Films", audio: "Sound", document: "Documents" },
@@ -292,6 +292,7 @@ export const en = {
   // errors of the page's own
   unreachable: "The service cannot be reached. The page tries again by itself.",
   offline: "No connection. What is shown may be old; the page tries again by itself.",
+  unreadable: (name: string) => `${name} cannot be read, and is left out.`,
   unexpected: (status: number) => `The service answered ${status} without a reason. Try again in a moment.`,
 };
 

@@ -153,15 +153,20 @@ async function dropped(transfer: DataTransfer): Promise<File[]> {
   return found;
 }
 
+/** What cannot be read is told, and keeps nothing else back. */
 async function walk(entry: FileSystemEntry, found: File[]): Promise<void> {
-  if (entry.isFile) {
-    found.push(await new Promise<File>((resolve, reject) => (entry as FileSystemFileEntry).file(resolve, reject)));
-    return;
-  }
-  const reader = (entry as FileSystemDirectoryEntry).createReader();
-  for (;;) {
-    const some = await new Promise<FileSystemEntry[]>((resolve, reject) => reader.readEntries(resolve, reject));
-    if (some.length === 0) return;
-    for (const each of some) await walk(each, found);
+  try {
+    if (entry.isFile) {
+      found.push(await new Promise<File>((resolve, reject) => (entry as FileSystemFileEntry).file(resolve, reject)));
+      return;
+    }
+    const reader = (entry as FileSystemDirectoryEntry).createReader();
+    for (;;) {
+      const some = await new Promise<FileSystemEntry[]>((resolve, reject) => reader.readEntries(resolve, reject));
+      if (some.length === 0) return;
+      for (const each of some) await walk(each, found);
+    }
+  } catch {
+    complain(text.value.unreadable(entry.name));
   }
 }

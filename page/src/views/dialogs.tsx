@@ -10,7 +10,8 @@ import { Modal } from "./modal.tsx";
 import { Record } from "./record.tsx";
 import { openRoom, rooms } from "./side.tsx";
 
-const ROOM = "[A-Za-z0-9._:@\\-]{1,128}";
+/** As the api takes them, but for blanks alone, and for `.` and `..`, which an address cannot have. */
+const ROOM = "(?!\\s*\\.{0,2}\\s*$)[^\\/]{1,255}";
 
 const LABEL = "[a-z0-9._\\-]{1,63}";
 

@@ -70,7 +70,7 @@ export function Files() {
       <Said />
       {files.failure.value !== null && all.length === 0
         ? <div class="empty" role="alert"><span class="empty-mark"><Icon name="warning" /></span><h3>{t.listFailed}</h3><p>{files.failure.value}</p>
-            <button onClick={() => void files.more()}>{t.retry}</button></div>
+            <button onClick={() => void files.again()}>{t.retry}</button></div>
         : all.length === 0 && files.isComplete.value ? spoken.hits.value.length === 0 && <Empty /> : <Scroller key={layout.value} all={all} />}
     </>
   );
@@ -222,13 +222,13 @@ function Scroller({ all }: { all: FileInfo[] }) {
       if (at < element.scrollTop) element.scrollTop = at;
       else if (at + row > element.scrollTop + height.value - 24) element.scrollTop = at + row - height.value + 24;
       top.value = element.scrollTop;
-    } else if (event.key === "Delete") {
+    } else if (event.key === "Delete" && isMine(file)) {
       current.value = { id: all[index + 1]?.media_id ?? "", index: Math.min(index, all.length - 2) };
       wantsFocus.current = true;
       removed(file);
     } else if (event.key === " " && target.matches(".file-open")) toggle(index, event.shiftKey);
     else if (event.key === "Escape" && files.selected.value.size > 0) files.selected.value = new Set();
-    else if (event.key === "F2") asked.value = { dialog: "rename", file };
+    else if (event.key === "F2" && isMine(file)) asked.value = { dialog: "rename", file };
     else if (event.key === "m" || event.key === "M" || event.key === "ContextMenu") openFileMenu(target.closest("[data-index]")!.querySelector(".file-menu")!, file);
     else return;
     event.preventDefault();
@@ -264,7 +264,7 @@ function Scroller({ all }: { all: FileInfo[] }) {
         })}
       </ul>
       {files.isLoading.value && <p class="loading" role="status">{t.loading}</p>}
-      {files.failure.value !== null && <p class="loading" role="alert">{files.failure.value} <button onClick={() => void files.more()}>{t.retry}</button></p>}
+      {files.failure.value !== null && <p class="loading" role="alert">{files.failure.value} <button onClick={() => void files.again()}>{t.retry}</button></p>}
     </div>
   );
 }

@@ -74,8 +74,8 @@ export function Viewer({ id, onClose }: { id: string; onClose: () => void }) {
       if (event.key === "Escape") onClose();
       else if (event.key === (isRtl ? "ArrowRight" : "ArrowLeft") && !isPlayer && before) openFile(before.media_id, null, true);
       else if (event.key === (isRtl ? "ArrowLeft" : "ArrowRight") && !isPlayer && after) openFile(after.media_id, null, true);
-      else if (event.key === "Delete" && file) removed(file);
-      else if (event.key === "F2" && file) asked.value = { dialog: "rename", file };
+      else if (event.key === "Delete" && file && isMine(file)) removed(file);
+      else if (event.key === "F2" && file && isMine(file)) asked.value = { dialog: "rename", file };
       else if ((event.key === "m" || event.key === "M") && file) openFileMenu(dialog.current!.querySelector(".viewer-menu")!, file, true);
       else if (event.key === " " && plays && !target.closest("button, a, video, audio")) {
         const player = dialog.current!.querySelector<HTMLMediaElement>("video, audio");

@@ -54,6 +54,7 @@ async def test_other_origins_are_told_so_and_get_no_leave(open_api: Api, origin:
         assert (answer.status_code, answer.json()["code"]) == (403, "origin_not_allowed")
         assert "access-control-allow-origin" not in answer.headers
         simple = await browser.get("/v1/jobs", headers={"Origin": origin})
+    assert (answer.headers["cache-control"], answer.headers["x-content-type-options"]) == ("no-store", "nosniff")
     assert "access-control-allow-origin" not in simple.headers
     assert "origin" in simple.headers["vary"].lower()
 
@@ -97,6 +98,7 @@ async def test_every_answer_can_be_read_errors_included(open_api: Api) -> None:
         exposed = answer.headers["access-control-expose-headers"].lower().split(", ")
         assert {"etag", "location", "content-range", "retry-after", "x-request-id"} <= set(exposed)
         assert {"tus-resumable", "tus-extension", "upload-offset", "upload-length", "upload-media-id"} <= set(exposed)
+        assert {"allow", "x-should-retry"} <= set(exposed)
 
 
 @pytest.mark.parametrize(("origin", "allowed"), [(APP, True), (STRANGERS[0], False)])

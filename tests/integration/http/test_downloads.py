@@ -307,6 +307,8 @@ async def test_a_thumbnail_comes_in_the_sizes_and_formats_that_there_are(api: Ap
                 known = {"Accept": accept, "If-None-Match": answer.headers["etag"]}
                 assert (await client.get(path, params={"size": size}, headers=known)).status_code == 304
         problem(await client.get(path, params={"size": 161}), 422, "invalid_request")
+        lines = [("Accept", "text/html"), ("Accept", "image/jpeg")]
+        assert picture(await client.get(path, headers=lines)).format == "JPEG"
         default = picture(await client.get(path))
         by_id = await client.get(f"/v1/media/download/{uploaded['thumbnail_id']}")
         assert default.size == picture(by_id).size == (1024, 512)

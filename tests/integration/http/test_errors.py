@@ -185,6 +185,8 @@ async def test_what_is_not_http_is_a_400_problem(api: Api) -> None:
         assert head.startswith(b"HTTP/1.1 400 ")
         assert b"x-request-id: " in head.lower()
         assert b"connection: close" in head.lower()
+        assert b"cache-control: no-store\r\n" in head.lower()
+        assert b"x-content-type-options: nosniff\r\n" in head.lower()
         assert body["code"] == "bad_request"
 
 

@@ -6,12 +6,14 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_args
 
 import httpx
 import pytest
 
+from media_api.routes import jobs
 from media_api.routes.jobs import Kind, answer_of
 from media_core.auth.tokens import Claims
 from media_core.jobs.kinds import KINDS
@@ -629,6 +631,18 @@ async def test_a_watcher_hears_nothing_of_a_tenant_that_was_suspended_meanwhile(
             await queue.append_segments(lease, [{"number": 0, "start": 0, "end": 1.5, "text": "Hello", "words": None}])
             await queue.renew(lease, seconds=60, progress=0.5)
             assert not any(name == "segment" for name, _, _ in await events.rest())
+
+
+async def test_a_watcher_whose_token_ends_is_cut_off_though_nothing_happens(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "KEEP_ALIVE_SECONDS", 0.3)
+    async with api.client() as client:
+        job_id = await submit(client, speech(1, 557))
+    async with api.client(lifetime=timedelta(seconds=2)) as client, watching(client, job_id) as events:
+        async with asyncio.timeout(60):
+            told = await events.rest()
+    assert {event[2]["status"] for event in told if event[0] == "progress"} == {"queued"}
 
 
 async def test_many_watchers_ask_the_database_once_for_all(api: Api) -> None:

@@ -305,6 +305,25 @@ async def test_an_error_is_a_problem_that_has_openais_shape_too(api: Api) -> Non
     assert "ISO 639-1" in refused.value.body["message"]  # type: ignore[index]
 
 
+async def test_an_address_that_openai_has_and_this_api_lacks_is_an_error_in_its_shape(api: Api) -> None:
+    async with api.client() as client:
+        for method, path, status, code in (
+            ("POST", "/v1/audio/speech", 404, "not_found"),
+            ("GET", TRANSCRIPTIONS, 405, "method_not_allowed"),
+            ("DELETE", "/v1/models/whisper-1", 405, "method_not_allowed"),
+        ):
+            answer = await client.request(method, path)
+            body = problem(answer, status, code)
+            told = {"message": body["detail"], "type": "invalid_request_error", "param": None, "code": code}
+            assert body["error"] == told
+            assert ("allow" in answer.headers) is (status == 405)
+        assert "error" not in problem(await client.get("/v1/nothing"), 404, "not_found")
+    async with client_of(api) as official:
+        with pytest.raises(openai.NotFoundError) as refused:
+            await official.audio.speech.create(model="tts-1", voice="alloy", input="Hello")
+    assert (refused.value.code, refused.value.type) == ("not_found", "invalid_request_error")
+
+
 async def test_every_field_that_the_official_client_can_send_is_taken(api: Api) -> None:
     """Those of its newest version: one that it has gained is missing here, and this fails."""
     fields: dict[str, Any] = {

@@ -133,6 +133,26 @@ def test_every_error_is_described_as_a_problem_with_its_codes(described: dict[st
     assert seen == set(problems.PROBLEM_TYPES) - not_of_a_call
 
 
+def test_refusals_for_a_while_are_described_with_how_long_that_is(described: dict[str, Any]) -> None:
+    for calls in described["paths"].values():
+        for call in calls.values():
+            for status in {"423", "425", "429", "503"} & set(call["responses"]):
+                assert "Retry-After" in call["responses"][status]["headers"], (call["operationId"], status)
+
+
+def test_the_shapes_of_openai_promise_nothing_of_headers_that_they_do_not_read(described: dict[str, Any]) -> None:
+    for path in ("/v1/audio/transcriptions", "/v1/audio/translations"):
+        answers = described["paths"][path]["post"]["responses"]
+        told = {
+            code
+            for answer in answers.values()
+            for each in answer["content"].values()
+            for code in each.get("examples", ())
+        }
+        assert {"missing_file", "too_many_jobs"} <= told
+        assert not {"digest_mismatch", "idempotency_key_reused"} & told
+
+
 def test_every_call_under_v1_wants_a_bearer_token_and_no_other_does(described: dict[str, Any]) -> None:
     assert described["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
     for _, path, call in operations(described):

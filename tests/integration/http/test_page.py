@@ -62,6 +62,10 @@ async def test_files_with_a_hash_in_their_name_stay_for_ever_and_come_compressed
         answer = await browser.get("/assets/main-1a2b.js", headers={"Accept-Encoding": "br, gzip;q=0.5"})
         plain = await browser.get("/assets/main-1a2b.js", headers={"Accept-Encoding": "gzip;q=0, br;q=0"})
         head = await browser.head("/assets/main-1a2b.js", headers={"Accept-Encoding": "gzip"})
+        lines = await browser.get(
+            "/assets/main-1a2b.js", headers=[("Accept-Encoding", "br"), ("Accept-Encoding", "gzip")]
+        )
+    assert lines.headers["content-encoding"] == "gzip"
     assert answer.content == plain.content == SCRIPT
     assert answer.headers["content-encoding"] == "gzip"
     assert "content-encoding" not in plain.headers
@@ -78,6 +82,8 @@ async def test_what_a_browser_has_already_is_not_sent_again(paged: Api, path: st
     async with anybody(paged.base) as browser:
         first = await browser.get(path)
         again = await browser.get(path, headers={"If-None-Match": first.headers["etag"]})
+        lines = [("If-None-Match", '"x"'), ("If-None-Match", first.headers["etag"])]
+        assert (await browser.get(path, headers=lines)).status_code == 304
         head = await browser.head(path)
     assert (first.status_code, again.status_code, again.content) == (200, 304, b"")
     assert (head.status_code, head.content) == (200, b"")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import jwt
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -235,6 +236,29 @@ def test_nobody_at_base_is_said_with_the_address_and_the_way_to_start_it(server:
     shown = mediactl(server, "usage", code=3, BASE="http://127.0.0.1:1").stderr
     assert "http://127.0.0.1:1 (connection refused)" in shown
     assert "make run" in shown
+
+
+def test_blanks_around_base_are_passed_over(server: Script) -> None:
+    server.on("GET", "/v1/media/med-1/info", data(INFO))
+    mediactl(server, "info", "med-1", BASE=f" {server.base}/\r\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ls", "--name"],
+        ["search"],
+        ["rename", "med-1"],
+        ["info"],
+        ["jobs", "get"],
+        ["watch", "--file"],
+        ["rooms", "attach", "lobby"],
+    ],
+)
+def test_what_is_no_text_is_said_and_not_blamed_on_base(server: Script, arguments: list[str]) -> None:
+    shown = mediactl(server, *arguments, os.fsdecode(b"Gr\xfc\xdfe"), code=2).stderr
+    assert "no UTF-8" in shown
+    assert server.seen == []
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "nonsense://x"])
@@ -691,6 +715,19 @@ def test_a_part_that_is_whole_is_only_checked_and_named(server: Script, here: Pa
     assert (here / "a.bin").read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("name", ["x" * 251 + ".bin", "ü" * 125 + ".jpeg"])
+def test_a_file_whose_name_leaves_no_room_for_another_word_is_downloaded_under_it(
+    server: Script, here: Path, name: str, pauses: list[float]
+) -> None:
+    server.on("GET", PATH, file_of(stop=200_000), file_of(stop=0))
+    mediactl(server, "download", "med-1", "-o", name, code=3)
+    [part] = here.iterdir()
+    assert part.name.endswith(f".{DIGEST[:12]}.part")
+    server.on("GET", PATH, file_of())
+    mediactl(server, "download", "med-1", "-o", name)
+    assert [path.name for path in here.iterdir()] == [name]
+
+
 def test_another_files_part_is_never_continued(server: Script, here: Path) -> None:
     (here / "a.bin.000000000000.part").write_bytes(b"other")
     server.on("GET", PATH, file_of())
@@ -1140,6 +1177,27 @@ def test_token_says_what_it_carries_and_that_nobody_checked(server: Script, tmp_
     }  # fmt: skip
     assert "expires\tin 12 h" in shown
     assert server.seen == []
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"aud": ["acme", "other"], "scp": ["media:read", "admin"], "rooms": "lobby garden"},
+        {"aud": ["acme", "other"], "scope": "media:read admin", "rooms": ["lobby", "garden"]},
+    ],
+)
+def test_a_token_of_another_issuer_is_shown_as_the_api_reads_it(server: Script, claims: dict[str, Any]) -> None:
+    shown = mediactl(server, "token", TOKEN=jwt.encode(claims, "k" * 32)).stdout
+    assert dict(line.split("\t") for line in shown.splitlines()) == {
+        "subject": "nobody", "tenant": "acme, other", "scopes": "media:read admin", "rooms": "lobby, garden",
+        "expires": "never",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("expires", [1_764_545_776_000, 10**30, -(10**30)])
+def test_an_end_that_no_calendar_has_is_shown_as_the_token_says_it(server: Script, expires: int) -> None:
+    token = jwt.encode({"exp": expires}, "k" * 32)
+    assert f"expires\t{expires}\n" in mediactl(server, "token", TOKEN=token).stdout
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -198,6 +199,33 @@ def test_a_target_may_be_a_text_as_a_file_to_send_may(tmp_path: Path) -> None:
     assert client(give).download("med-1", str(tmp_path / "a.bin")).path == tmp_path / "a.bin"
     assert client(give).download("med-1", str(tmp_path)).path == tmp_path / "med-1"
     assert (tmp_path / "a.bin").read_bytes() == (tmp_path / "med-1").read_bytes() == b"hello"
+
+
+@pytest.mark.parametrize("labels", [MappingProxyType({}), MappingProxyType({"a": "b"})])
+def test_labels_may_be_any_mapping_none_of_them_too(labels: MappingProxyType[str, str]) -> None:
+    sent: list[Any] = []
+
+    def changed(request: httpx.Request) -> httpx.Response:
+        sent.append(json.loads(request.content))
+        return httpx.Response(200, json={"data": {}})
+
+    client(changed).change("med-1", labels=labels)
+    assert sent == [{"labels": dict(labels)}]
+
+
+@pytest.mark.parametrize(("first", "last", "read"), [(0, None, b"hello"), (1, 3, b"ell"), (3, 99, b"lo")])
+def test_a_part_is_read_also_where_the_whole_is_answered(first: int, last: int | None, read: bytes) -> None:
+    whole = client(lambda _: httpx.Response(200, content=b"hello"))
+    assert whole.read("med-1", first, last) == read
+    part = client(lambda _: httpx.Response(206, content=read))
+    assert part.read("med-1", first, last) == read
+
+
+@pytest.mark.parametrize(("first", "last"), [(-5, None), (5, 3)])
+def test_a_part_that_no_file_has_is_refused_and_not_answered_with_the_whole(first: int, last: int | None) -> None:
+    whole = client(lambda _: httpx.Response(200, content=b"hello"))
+    with pytest.raises(Misuse, match="first"):
+        whole.read("med-1", first, last)
 
 
 def test_more_than_two_hundred_are_signed_in_several_requests() -> None:

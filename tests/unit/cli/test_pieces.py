@@ -76,7 +76,9 @@ def test_a_name_can_neither_colour_the_terminal_nor_split_a_line() -> None:
         ("attachment; filename*=UTF-8''Screenshot%203.04.05%E2%80%AFPM.png", "Screenshot 3.04.05\u202fPM.png"),
         ("attachment; filename*=UTF-8''%D9%85%DB%8C%E2%80%8C.txt", "می\u200c.txt"),
         ('attachment; filename="a\x1b[31m.txt"', "a_[31m.txt"),
-        ("attachment; filename*=UTF-8''" + "%C3%BC" * 200, "ü" * 110),
+        ("attachment; filename*=UTF-8''" + "%C3%BC" * 200, "ü" * 127),
+        ("attachment; filename*=UTF-8''" + "%C3%BC" * 125 + ".jpeg", "ü" * 125 + ".jpeg"),
+        ("attachment; filename*=UTF-8''" + "%C3%BC" * 200 + ".jpeg", "ü" * 125 + ".jpeg"),
         ("inline", "med-1"),
         (None, "med-1"),
     ],
@@ -111,6 +113,13 @@ def test_retry_after_is_read_in_both_its_forms() -> None:
 def test_a_base_that_is_no_address_is_named(base: str) -> None:
     with pytest.raises(Misuse, match="BASE is"):
         Client(base, "t")
+
+
+@pytest.mark.parametrize("base", ["http://ann:secret@x", "http://x?a=secret", "http://x/#secret"])
+def test_a_base_that_is_more_than_an_address_is_refused_and_not_repeated(base: str) -> None:
+    with pytest.raises(Misuse, match="an address alone") as refused:
+        Client(base, "t")
+    assert "secret" not in str(refused.value)
 
 
 def test_a_token_with_foreign_characters_is_refused_and_not_repeated() -> None:
@@ -156,6 +165,12 @@ def test_a_public_key_cannot_sign(signing_keys: tuple[Path, Ed25519PrivateKey]) 
     file.write_text(json.dumps({"keys": [key]}))
     with pytest.raises(Misuse, match="no private Ed25519 key"):
         tokens.mint(file, subject="a", tenant="t", scopes=[], rooms=[], seconds=1)
+
+
+@pytest.mark.parametrize("text", ["999999d", "0001-01-01T00:00+14:00", "9999-12-31T23:59-14:00", "soon"])
+def test_a_time_before_or_after_all_calendars_is_shown_one_that_is_none(text: str) -> None:
+    with pytest.raises(Misuse, match="looks like 7d"):
+        times.moment(text)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("15m", 900), ("12h", 43_200), ("7d", 604_800)])
