@@ -1,6 +1,7 @@
 """Settings of the api, one class per concern. docs/configuration.md is generated from this file."""
 
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
 
@@ -218,7 +219,7 @@ class WebhookSettings(EnvironmentSettings):
     @field_validator("webhook_allow_networks", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
-        return tuple(each for each in value.replace(",", " ").split() if each) if isinstance(value, str) else value
+        return tuple(map(ip_network, value.replace(",", " ").split())) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _has_secrets(self) -> "WebhookSettings":

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, Json, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -15,18 +15,25 @@ class EnvironmentSettings(BaseSettings):
 def complaints(error: ValidationError) -> list[str]:
     """One line a wrong variable, such as `MEDIA_PORT: it must be ...`, for the person who starts the process."""
     classes = {cls.__name__: cls for cls in EnvironmentSettings.__subclasses__()}
-    prefix = classes[error.title].model_config["env_prefix"] if error.title in classes else "MEDIA_"
-    lines = []
+    settings = classes.get(error.title, EnvironmentSettings)
+    found: dict[str, list[str]] = {}
     for wrong in error.errors(include_input=False, include_url=False):
-        variable = f"{prefix}{'_'.join(str(part) for part in wrong['loc'])}".upper() if wrong["loc"] else error.title
-        lines.append(f"{variable}: {_in_plain_words(wrong['msg'])}")
-    return lines
+        field, *within = wrong["loc"] or ("",)
+        subject = f"{settings.model_config['env_prefix'] or 'MEDIA_'}{field}".upper() if field else error.title
+        known = settings.model_fields.get(str(field))
+        if known and Json in map(type, known.metadata):  # else `within` is a type of a union
+            places = [f"entry {part}" if isinstance(part, int) else part for part in within if part != "[key]"]
+            subject += ": " + ", ".join(places) if places else ""
+        found.setdefault(subject, []).append(_in_plain_words(wrong["msg"]))
+    return [f"{subject}: {' or '.join(words)}" for subject, words in found.items()]
 
 
 def _in_plain_words(message: str) -> str:
     """pydantic speaks of an input that should be something, and adds how it has tried to read it."""
     said = message.removeprefix("Value error, ").replace("Input should be", "it must be")
     said = said.replace("Field required", "it is needed").replace("a valid integer", "a whole number")
+    said = said.replace("a valid string", "a text").replace("String should match pattern", "it must match the pattern")
+    said = said.replace("Extra inputs are not permitted", "it is not known here")
     return said.partition(", unable to")[0]
 
 

@@ -1,7 +1,7 @@
 /** Calls of the public API: the types are those of its OpenAPI document, the errors are its own sentences. */
 import type { components } from "#schema";
 import { inUnits, textOf } from "./format.ts";
-import { refused, token } from "./session.ts";
+import { refused, taken, token } from "./session.ts";
 import { text } from "./text/index.ts";
 
 type Schemas = components["schemas"];
@@ -86,9 +86,10 @@ export async function request(method: string, path: string, options: Options = {
       throw new Problem(0, "", text.value.unreachable);
     }
     if (answer.status === 401) {
-      refused(bearer);
+      refused(bearer, (await problemOf(answer)).message);
       continue;
     }
+    taken(bearer);
     if (!answer.ok) throw await problemOf(answer);
     return answer;
   }

@@ -20,6 +20,8 @@ export const settings = signal<Settings | null>(null);
 export const current = signal<string | null>(null);
 /** Whether the api has refused the token that this tab had, so that the page stays as it is and asks for another. */
 export const hasEnded = signal(false);
+/** The API's words where it refuses a token that it has never taken, such as that of an old link. */
+export const refusal = signal<string | null>(null);
 /** The token of a link that would sign in somebody else, until the reader has decided. */
 export const offered = signal<string | null>(null);
 /** Whether what was given to sign in is no token: a link that was cut off, or what was typed. */
@@ -29,6 +31,8 @@ export const failure = signal<string | null>(null);
 export const claims = computed(() => (current.value === null ? null : claimsOf(current.value)));
 
 const others = "BroadcastChannel" in globalThis ? new BroadcastChannel("media-sign-in") : null;
+/** Whether the api has taken the token of this tab, now or before a reload. */
+let isTaken = false;
 let waiting: ((token: string) => void)[] = [];
 
 /** The token; waits until somebody has signed in. */
@@ -37,9 +41,16 @@ export function token(): Promise<string> {
   return new Promise((resolve) => waiting.push(resolve));
 }
 
-/** The api has refused `used`. A token that came meanwhile stays. */
-export function refused(used: string): void {
-  if (used === current.value) hasEnded.value = true;
+/** The api has refused `used`, because of `why`. A token that came meanwhile stays. */
+export function refused(used: string, why: string): void {
+  if (used !== current.value) return;
+  refusal.value = isTaken ? null : why;
+  hasEnded.value = true;
+}
+
+/** The api has taken `used`. */
+export function taken(used: string): void {
+  if (used === current.value) isTaken = true;
 }
 
 /** Whether the token is of the person who is signed in, in this tenant. */
@@ -51,6 +62,7 @@ function isSame(token: string): boolean {
 export function signIn(token: string): void {
   sessionStorage.setItem(KEPT, token);
   if (current.value !== null && !isSame(token)) return location.reload(); // it shows another's files
+  isTaken = isTaken && token === current.value;
   current.value = token;
   hasEnded.value = false;
   failure.value = null;
@@ -91,7 +103,10 @@ function takeFromAddress(): string | null {
 export async function start(): Promise<void> {
   const given = takeFromAddress();
   const kept = sessionStorage.getItem(KEPT);
-  if (kept !== null) signIn(kept);
+  if (kept !== null) {
+    signIn(kept);
+    taken(kept);
+  }
   if (given !== null) offer(given);
   addEventListener("hashchange", () => {
     const pasted = takeFromAddress();

@@ -117,7 +117,7 @@ async function begin(upload: Upload): Promise<void> {
     },
     onAfterResponse: (_, answer) => {
       const status = answer.getStatus();
-      if (status === 401) refused(used);
+      if (status === 401) refused(used, problemIn(status, answer.getBody() ?? "").message);
       // The client takes every other error to HEAD for the end of the upload and begins anew.
       if ([401, 408, 409, 423, 429].includes(status) || status >= 500) throw problemIn(status, answer.getBody() ?? "");
     },

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import dataclasses
 import hashlib
 import json
 import re
@@ -208,6 +209,16 @@ async def test_nobody_goes_on_with_uploads_of_another_who_was_signed_in_in_this_
         await page.get_by_role("dialog").get_by_role("button", name="Sign in as ann").click()
         await expect(page.locator(".upload")).to_have_text([re.compile("private.txt")])
         await expect(page.locator('[data-id]:has-text("public.txt")')).to_have_count(0)
+
+
+async def test_a_link_whose_token_is_refused_says_why(api: Api, issuer: Issuer, browser: Browser) -> None:
+    old = dataclasses.replace(issuer, lifetime=-600).token("ann")
+    async with opened(browser, f"{api.base}/#token={old}") as page:
+        refused = page.get_by_role("dialog", name="Sign in", exact=True)
+        await expect(refused).to_contain_text(
+            "The token of this link or sign-in was refused: The token has expired.", timeout=PATIENCE
+        )
+        await expect(refused).not_to_contain_text("has ended")
 
 
 async def test_a_sign_in_that_has_ended_is_made_anew_in_a_window_of_its_own_and_the_page_goes_on(

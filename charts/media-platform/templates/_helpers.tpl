@@ -214,3 +214,38 @@ and that this Lease comes back through the watches is how it knows that they liv
 {{- $url := urlParse . -}}
 {{- regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) | default (eq $url.scheme "https" | ternary "443" "80") -}}
 {{- end }}
+
+{{/*
+What values.schema.json could only refuse without words. Of a name that a schema forbids Helm 4 even tells a wrong place.
+*/}}
+{{- define "media.checks" -}}
+{{- $persistence := .Values.clamd.signatures.persistence -}}
+{{- $labels := dict "commonLabels" .Values.commonLabels "tenants.labels" .Values.tenants.labels "clamd.signatures.persistence.labels" $persistence.labels "operator.podLabels" .Values.operator.podLabels "clamd.podLabels" .Values.clamd.podLabels -}}
+{{- range $where, $given := $labels }}
+{{- $free := ternary (list "app.kubernetes.io/version" "helm.sh/chart") list (hasSuffix "podLabels" $where) }}
+{{- range $label := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/version" "app.kubernetes.io/component" "app.kubernetes.io/part-of" "app.kubernetes.io/managed-by" "helm.sh/chart" }}
+{{- if and (hasKey ($given | default dict) $label) (not (has $label $free)) }}
+{{- fail (printf "%s cannot have the label %s, which is set already: leave it out" $where $label) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- with .Values.s3 }}
+{{- $urls := dict "s3.endpoint" .endpoint "s3.publicEndpoint" .publicEndpoint "s3.iamEndpoint" .iamEndpoint "s3.stsEndpoint" .stsEndpoint "proxy.https" $.Values.proxy.https "proxy.http" $.Values.proxy.http -}}
+{{- range $where, $url := $urls }}
+{{- if not (regexMatch "^(https?://[^/@?#\\s]+/?)?$" ($url | default "")) }}
+{{- fail (printf "%s must be an http or https URL without user, path and query, such as https://%s.example" $where (splitList "." $where | first)) }}
+{{- end }}
+{{- end }}
+{{- if and .kmsKeyId (ne .encryption "aws:kms") }}
+{{- fail "s3.kmsKeyId needs s3.encryption to be aws:kms" }}
+{{- end }}
+{{- end }}
+{{- range $kind, $given := .Values.tenants.sweepResources }}
+{{- range $name := list "memory" "ephemeral-storage" }}
+{{- $amount := get ($given | default dict) $name | toString }}
+{{- if regexMatch "^[0-9]{1,9}(\\.[0-9]+)?m$" $amount }}
+{{- fail (printf "tenants.sweepResources.%s.%s must be in bytes, such as 512Mi: the unit of %s is a thousandth of a byte" $kind $name $amount) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}

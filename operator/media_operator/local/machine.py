@@ -24,6 +24,7 @@ from media_operator.backends.databases import Databases
 from media_operator.backends.issuers import jwks_uri
 from media_operator.jobs.dispatch import Running, TenantQueue
 from media_operator.local.clamd import ClamdFailed, EmbeddedClamd
+from media_operator.local.manifest import short
 from media_operator.local.postgres import EmbeddedPostgres
 from media_operator.local.processes import Service
 from media_operator.local.site import Site
@@ -94,7 +95,7 @@ class Machine:
             else:
                 known = "the official signatures"
                 if address.signatures == "local":
-                    known = "ONLY THE EICAR TEST FILE: it has no official signatures, so real viruses pass as clean"
+                    known = only_eicar(self.site.folder / "clamd" / "freshclam.log")
                 self._scanner = Scanner("True", "ScannerAnswers", f"clamd on port {address.port} knows {known}")
                 self._changed()
 
@@ -234,6 +235,15 @@ class Machine:
         fresh.touch(mode=0o600)
         fresh.write_text(json.dumps(known))
         fresh.replace(path)
+
+
+def only_eicar(freshclam_log: Path) -> str:
+    """What clamd knows without official signatures, and what to do. There is no log if freshclam was not started."""
+    why = f"{short(freshclam_log)} says why; " if freshclam_log.exists() else "freshclam fetches them; "
+    return (
+        "ONLY THE EICAR TEST FILE: it has no official signatures, so real viruses pass as clean. "
+        f"{why}MEDIA_SIGNATURES_MIRROR names the place that they come from"
+    )
 
 
 def _no_scanner(why: str) -> Scanner:

@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -28,6 +30,7 @@ from pydantic import ValidationError
 
 from media_core import listening, logs
 from media_core.auth import tokens
+from media_core.events.webhooks import host_of
 from media_core.settings import complaints
 from media_operator.jobs.dispatch import FleetDispatcher, listen
 from media_operator.local.clamd import EmbeddedClamd
@@ -71,6 +74,22 @@ def table(conditions: Sequence[Condition]) -> str:
     )
 
 
+def news(before: Sequence[Condition], now: Sequence[Condition]) -> list[str]:
+    """A line for each condition that changed. Numbers do not count: those of backlogs and times change at each pass."""
+    known = {condition.type: _heard(condition) for condition in before}
+    return [
+        f"{condition.type} is {condition.status} ({condition.reason}): {condition.message}"
+        for condition in now
+        if known.get(condition.type) != _heard(condition)
+    ]
+
+
+def _heard(condition: Condition) -> tuple[str, str, str]:
+    """What a person was told of it. Where all is well the message does not count."""
+    message = "" if condition.status == "True" else re.sub(r"\d[\d.:]*", "", condition.message)
+    return condition.status, condition.reason, message
+
+
 def curl_lines(folder: Path) -> list[str]:
     """Commands to upload, list and download, to be pasted one after the other."""
     answer, copy = (shlex.quote(str(short(folder / name))) for name in ("upload.json", "photo.jpg"))
@@ -81,6 +100,33 @@ def curl_lines(folder: Path) -> list[str]:
         f'curl -sS "$BASE/v1/rooms/lobby/files" {bearer}; echo',
         f"curl -sS \"$BASE/v1/media/download/$(grep -o 'med-[0-9A-Z]\\{{26\\}}' {answer})\" {bearer} -o {copy}"
         f" && ls -l {copy}",
+    ]
+
+
+def missing_model(model: str) -> str:
+    """What is said of a speech model that is no folder of this machine. A name may have a slash, as hubs have them."""
+    if model.startswith(("/", ".", "~")):
+        return (
+            f"There is no folder {model}, so no recording can be transcribed: set MEDIA_WHISPER_MODEL to the folder of "
+            "a speech model, or start with: make run SPEECH=base"
+        )
+    return (
+        f"The first transcription downloads the speech model {model}; "
+        "where no model hub is reached, start with: make run SPEECH=base"
+    )
+
+
+def missing_secrets(tenant: MediaTenant, site: Site) -> list[str]:
+    """A line for each webhook whose secret nobody has put into the run folder."""
+    files = {
+        each.url: site.webhook_secrets(tenant) / each.secret_ref.name / each.secret_ref.key
+        for each in tenant.spec.webhooks
+    }
+    return [
+        f"The webhook to {host_of(url)} waits for its secret: write `whsec_` and the base64 of 24 to 64 random bytes "
+        f"to {short(path)}, and make its folder first"
+        for url, path in files.items()
+        if not path.is_file()
     ]
 
 
@@ -166,12 +212,10 @@ class Run:
     async def _reconcile(self, machine: Machine) -> None:
         """One pass. Prints each condition that changed."""
         current = await reconcile(LocalTarget(machine, self.tenant))
-        before = {condition.type: condition for condition in self.conditions}
-        self.conditions = with_transitions(self.conditions, current.conditions, datetime.now(UTC))
-        for condition in self.conditions if before else []:
-            old = before.get(condition.type)
-            if old is None or (old.status, old.reason) != (condition.status, condition.reason):
-                say(f"{condition.type} is {condition.status} ({condition.reason}): {condition.message}")
+        before = self.conditions
+        self.conditions = with_transitions(before, current.conditions, datetime.now(UTC))
+        for line in news(before, self.conditions) if before else []:
+            say(line)
 
     async def _reconcile_when_woken(self, machine: Machine) -> None:
         while True:
@@ -229,6 +273,8 @@ class Run:
         for name in sorted(said.keys() | now.keys()):
             if said.get(name) != now.get(name):
                 say(f"metadata.annotations: {name}: {json.dumps(said.get(name))} -> {json.dumps(now.get(name))}")
+        if any(path.startswith("spec.webhooks") for path, *_ in edits):
+            self._say_missing_secrets()
         self._wake()
 
     def _introduce(self) -> None:
@@ -277,11 +323,13 @@ class Run:
             f"{lifetime if 'TOKEN' in exports else ''}Ctrl-C stops everything."
         )
         model = os.environ.get("MEDIA_WHISPER_MODEL") or self.tenant.spec.transcription.model
+        self._say_missing_secrets()
         if self.tenant.spec.transcription.enabled and not Path(model).expanduser().is_dir():
-            say(
-                f"The first transcription downloads the speech model {model}; "
-                "where no model hub is reached, start with: make run SPEECH=base"
-            )
+            say(missing_model(model))
+
+    def _say_missing_secrets(self) -> None:
+        for line in missing_secrets(self.tenant, self.site):
+            say(line)
 
     def _page_line(self, token: str | None) -> str:
         """The token is in the fragment, which no browser sends to a server."""
@@ -318,6 +366,10 @@ def _refuse_taken_ports(settings: RunSettings) -> None:
         try:
             listening.listen(settings.host, port).close()
         except OSError as error:
+            if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) or (error.errno or 0) < 0:  # no such name
+                raise CannotRun(
+                    f"{settings.host} is no address of this machine: set MEDIA_HOST to one, or to 0.0.0.0 or :: for all"
+                ) from None
             raise CannotRun(f"port {port} cannot be used ({error.strerror}): set {name} to another") from None
 
 

@@ -79,11 +79,11 @@ def sentence(details: ErrorDetails, model: type[BaseModel]) -> str:
             if len(paths) == 1:  # an indentation is wrong
                 return f"is not a known field here; did you mean {'.'.join([*above, *paths])}?"
             known = [field.alias or name for name, field in model.model_fields.items()]
-            return "is not a known field" + _nearest(name, known)
+            return "is not a known field" + (_nearest(name, known) or f"; known here: {', '.join(known)}")
         case "literal_error":
             options = [option.strip("'") for option in context["expected"].replace(" or ", ", ").split(", ")]
             choice = f"must be {options[0]}" if len(options) == 1 else f"must be one of {', '.join(options)}"
-            return choice + given + _nearest(str(details["input"]), options, alternatives=False)
+            return choice + given + _nearest(str(details["input"]), options, cutoff=0.8)
         case "greater_than_equal":
             return f"must be at least {context['ge']}{given}"
         case "less_than_equal":
@@ -93,7 +93,9 @@ def sentence(details: ErrorDetails, model: type[BaseModel]) -> str:
         case "bool_type":
             return f"must be true or false{given}"
         case "string_type":
-            return f"must be a text{given}"
+            value = details["input"]
+            quoted = f': write it in quotes, "{shown(value)}"' if isinstance(value, int | float) else ""
+            return f"must be a text{given}{quoted}"
         case "string_pattern_mismatch":
             return FORMS[context["pattern"]] + given
         case "string_too_long":
@@ -110,12 +112,11 @@ def sentence(details: ErrorDetails, model: type[BaseModel]) -> str:
             return details["msg"][:1].lower() + details["msg"][1:]
 
 
-def _nearest(name: str, known: Sequence[str], *, alternatives: bool = True) -> str:
+def _nearest(name: str, known: Sequence[str], *, cutoff: float = 0.6) -> str:
+    """Of short words like `gpu` and `cpu` two thirds are the same, so values have to be closer than names of fields."""
     folded = {option.lower().replace("_", ""): option for option in known}
-    near = difflib.get_close_matches(name.lower().replace("_", ""), folded, n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean {folded[near[0]]}?"
-    return f"; known here: {', '.join(known)}" if alternatives else ""
+    near = difflib.get_close_matches(name.lower().replace("_", ""), folded, n=1, cutoff=cutoff)
+    return f"; did you mean {folded[near[0]]}?" if near else ""
 
 
 _SECRET = re.compile(r"(?<=//).*(?=@)|(?<=whsec_)[\w+/=-]+")

@@ -246,6 +246,7 @@ export const de: Text = {
   endedTitle: "Noch einmal anmelden",
   endedText: "Ihre Anmeldung ist zu Ende. Nichts geht verloren: Was Sie taten, geht nach der Anmeldung weiter.",
   token: "Link oder Token",
+  refusedText: (why) => `Das Token dieses Links oder dieser Anmeldung wurde abgelehnt: ${why}`,
   offeredTitle: (who) => `Als ${who} anmelden?`,
   offeredText: (who, now) =>
     `Der geöffnete Link meldet Sie als ${who} an. Angemeldet sind Sie als ${now}. Fahren Sie nur fort, wenn Sie das erwartet haben: Was Sie danach hochladen, gehört ${who}.`,

@@ -257,6 +257,7 @@ export const en = {
   signInButton: "Sign in",
   endedTitle: "Sign in again",
   endedText: "Your sign-in has ended. Nothing is lost: what you were doing goes on once you are signed in.",
+  refusedText: (why: string) => `The token of this link or sign-in was refused: ${why}`,
   offeredTitle: (who: string) => `Sign in as ${who}?`,
   offeredText: (who: string, now: string) =>
     `The link that was opened signs you in as ${who}. You are signed in as ${now}. Go on only if you expected this: what you upload then belongs to ${who}.`,

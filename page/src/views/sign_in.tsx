@@ -1,6 +1,6 @@
 import { useSignal } from "@preact/signals";
 import { claimsOf, tokenIn } from "../claims.ts";
-import { claims, decide, failure, goToIssuer, hasEnded, isNoToken, offered, settings, signIn } from "../session.ts";
+import { claims, decide, failure, goToIssuer, hasEnded, isNoToken, offered, refusal, settings, signIn } from "../session.ts";
 import { text } from "../text/index.ts";
 import { Modal } from "./modal.tsx";
 
@@ -9,10 +9,10 @@ export function SignIn() {
   const t = text.value;
   const typed = useSignal("");
   const oidc = settings.value?.oidc ?? null;
-  const title = hasEnded.value ? t.endedTitle : t.signInTitle;
+  const title = hasEnded.value && refusal.value === null ? t.endedTitle : t.signInTitle;
   return (
     <Modal title={title} kind="sign-in">
-      {hasEnded.value && <p>{t.endedText}</p>}
+      {hasEnded.value && <p>{refusal.value === null ? t.endedText : t.refusedText(refusal.value)}</p>}
       {oidc !== null ? (
         <>
           {!hasEnded.value && <p>{t.signInOidc(settings.value?.tenant ?? "")}</p>}

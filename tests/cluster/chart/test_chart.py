@@ -336,6 +336,60 @@ def test_a_value_that_is_wrong_is_refused_by_its_name(setting: str, named: str) 
     assert named in ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        (
+            'tenants.labels={"app.kubernetes.io/name":"x"}',
+            "tenants.labels cannot have the label app.kubernetes.io/name",
+        ),
+        (
+            'commonLabels={"helm.sh/chart":"x"}',
+            "commonLabels cannot have the label helm.sh/chart, which is set already",
+        ),
+        (
+            'clamd.podLabels={"app.kubernetes.io/instance":"x"}',
+            "clamd.podLabels cannot have the label app.kubernetes.io",
+        ),
+        ('s3.endpoint="s3.example"', "s3.endpoint must be an http or https URL without user, path and query"),
+        ('proxy.http="proxy:3128"', "proxy.http must be an http or https URL"),
+    ],
+)
+def test_what_a_schema_has_no_words_for_is_refused_in_a_sentence(setting: str, words: str) -> None:
+    ran = helm("template", "media", CHART, "--set-json", setting)
+    assert ran.returncode != 0
+    assert words in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ('tenants.webhookAllowNetworks=["10.20.0.0/99"]', "/tenants/webhookAllowNetworks/0"),
+        ('tenants.webhookAllowNetworks=["fd00::/129"]', "/tenants/webhookAllowNetworks/0"),
+        ('tenants.tolerations=[{"key":"gpu","effect":"NoSchdule"}]', "/tenants/tolerations/0/effect"),
+        ('tenants.labels={"BAD KEY":"x"}', "'/tenants/labels': additional properties 'BAD KEY' not allowed"),
+        ('tenants.nodeSelector={"pool":"a b"}', "/tenants/nodeSelector/pool"),
+        (
+            'tenants.sweepResources={"limits":{"memory":"512m"}}',
+            "tenants.sweepResources.limits.memory must be in bytes",
+        ),
+        ('s3.kmsKeyId="key"', "s3.kmsKeyId needs s3.encryption to be aws:kms"),
+    ],
+)
+def test_what_the_operator_would_refuse_at_its_start_is_refused_before(setting: str, named: str) -> None:
+    ran = helm("template", "media", CHART, "--set-json", setting)
+    assert ran.returncode != 0
+    assert named in ran.stderr
+
+
+def test_networks_and_amounts_in_every_form_that_the_operator_takes_are_taken() -> None:
+    networks = ["10.20.0.0/16", "10.1.1.1", "fd00::/8", "::1", "::ffff:10.0.0.0/104", "0.0.0.0/00"]
+    sweep = {"requests": {"memory": "1288490188800m", "cpu": 1}, "limits": {"memory": "2Gi"}}
+    values = {"webhookAllowNetworks": networks, "sweepResources": sweep, "tolerations": [{"operator": "Exists"}]}
+    ran = helm("template", "media", CHART, "--set-json", f"tenants={json.dumps(values)}")
+    assert ran.returncode == 0, ran.stderr
+
+
 def empty_values(values: Object, path: str = "") -> Iterator[str]:
     for name, value in values.items():
         if isinstance(value, dict) and value:

@@ -513,6 +513,12 @@ def test_a_port_in_use_is_said_in_one_line(refusal: Callable[..., str], setting:
     assert line.endswith(f"port {port} cannot be used (Address already in use): set {setting} to another")
 
 
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "nowhere.invalid"])
+def test_a_host_that_is_no_address_of_this_machine_is_named(refusal: Callable[..., str], host: str) -> None:
+    line = refusal(1, MEDIA_HOST=host, MEDIA_PORT=str(free_port()), MEDIA_METRICS_PORT=str(free_port()))
+    assert line.endswith(f"{host} is no address of this machine: set MEDIA_HOST to one, or to 0.0.0.0 or :: for all")
+
+
 def test_a_bad_manifest_starts_nothing_and_names_the_field(refusal: Callable[..., str]) -> None:
     line = refusal(2, SAMPLE.read_text().replace("maxStorageMb: 10240", "maxStorageMb: lots"))
     assert line.endswith("acme.yaml: spec.quota.maxStorageMb: must be a whole number, not 'lots'")

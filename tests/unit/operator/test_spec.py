@@ -142,6 +142,14 @@ def test_a_field_in_another_place_is_told_where_it_belongs() -> None:
             "spec.api.resources.limits.memory: must be a Kubernetes quantity such as 500m or 2Gi, not 'much'",
         ),
         (
+            {"api": {"resources": {"requests": {"cpu": 0.5}}}},
+            'spec.api.resources.requests.cpu: must be a text, not 0.5: write it in quotes, "0.5"',
+        ),
+        (
+            {"transcription": {"nodeSelector": {"gpu": True}}},
+            'spec.transcription.nodeSelector.gpu: must be a text, not true: write it in quotes, "true"',
+        ),
+        (
             {"api": {"resources": {"limits": {"memoryy": "1Gi"}}}},
             "spec.api.resources.limits.memoryy: must be one of cpu, memory,",
         ),
@@ -162,6 +170,16 @@ def test_a_secret_in_the_wrong_place_is_not_repeated(secret: str) -> None:
     url, reference = sorted(complaints(manifest(**wrong)), reverse=True)
     assert url.endswith(", not 'https://…@a.example/'")
     assert reference.endswith("secretRef: must be an object, not 'whsec_…'")
+
+
+def test_a_value_is_compared_with_one_that_is_clearly_close_and_with_no_other() -> None:
+    assert complaints(manifest(transcription={"device": "gpu"}, scan={"pendingAccess": "Owner"})) == [
+        "spec.scan.pendingAccess: must be one of None, Uploader, All, not 'Owner'",
+        "spec.transcription.device: must be one of cpu, cuda, not 'gpu'",
+    ]
+    toleration = {"key": "gpu", "effect": "NoSchdule"}
+    (found,) = complaints(manifest(transcription={"tolerations": [toleration]}))
+    assert found.endswith("; did you mean NoSchedule?")
 
 
 def test_a_field_that_resembles_nothing_is_answered_with_what_is_known_there() -> None:
