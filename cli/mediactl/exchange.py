@@ -55,7 +55,8 @@ def _no_text() -> Misuse:
 def _headers_of(token: str | None) -> dict[str, str]:
     """Raises Misuse if `token` cannot be one."""
     if token is not None and not re.fullmatch(r"[A-Za-z0-9._~+/=-]+", token):
-        raise Misuse("TOKEN has characters that no token has; was it copied whole?")
+        what = "has characters that no token has; was it copied whole?" if token else "is empty"
+        raise Misuse(f"TOKEN {what}")
     return {"User-Agent": "mediactl", **({"Authorization": f"Bearer {token}"} if token else {})}
 
 

@@ -6,6 +6,7 @@ listens to the process's feed of events.
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 from collections import defaultdict
@@ -239,8 +240,9 @@ class Delivery:
 
     async def _give_up_old(self, standing: Standing) -> bool:
         """The receiver takes nothing for longer than an event is tried: gives up events that were never sent."""
+        before = time.time() - TRIED.total_seconds()
         oldest = await self._events.after(standing.position)
-        old = [event for event in oldest if time.time() - event.created_at.timestamp() > TRIED.total_seconds()]
+        old = list(itertools.takewhile(lambda event: event.created_at.timestamp() < before, oldest))
         if not old:
             return False
         outcome = Outcome(old[-1].position, standing.failures, rest=standing.rest)

@@ -7,6 +7,7 @@ call can read errors, too.
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import structlog
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -48,6 +49,10 @@ EXPOSED: Final = (
     "X-Should-Retry",
 )
 """What scripts may read beside the headers that every script may. A `*` would not do for requests with credentials."""
+_MOST_SHOWN: Final = 300
+"""Characters of an origin in the log."""
+
+_log = structlog.stdlib.get_logger("media.api")
 
 
 class Cors(CORSMiddleware):
@@ -78,9 +83,12 @@ class Cors(CORSMiddleware):
         own = {REQUEST_ID: offered_or_new(request_headers.get(REQUEST_ID, "")), **problems.UNLESS_SAID}
         if answer.status_code == 200:
             return Response(status_code=204, headers=headers | own)
+        origin = request_headers["origin"]
+        # Browsers tell neither the app nor its user what this answer says.
+        _log.info("origin_refused", origin=origin[:_MOST_SHOWN], request_id=own[REQUEST_ID])
         return problems.response(
             "origin_not_allowed",
-            f"Web apps of {request_headers['origin']} may not make this call; the platform names the origins that may, "
+            f"Web apps of {origin} may not make this call; the platform names the origins that may, "
             "in the tenant's `spec.api.cors.origins`.",
             headers={"Vary": headers["vary"], **own},
         )

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from media_api.settings import CorsSettings
 from media_operator.local.postgres import EmbeddedPostgres
@@ -64,10 +65,13 @@ async def test_a_preflight_has_a_request_id_like_every_answer(open_api: Api, ori
     async with anybody(open_api.base) as browser:
         asked = {"Origin": origin, **PREFLIGHT}
         first, second = [await browser.options("/v1/jobs", headers=asked) for _ in range(2)]
-        named = await browser.options("/v1/jobs", headers={**asked, "X-Request-Id": "mine-1"})
+        with capture_logs() as logged:
+            named = await browser.options("/v1/jobs", headers={**asked, "X-Request-Id": "mine-1"})
     assert len(first.headers["x-request-id"]) == len(second.headers["x-request-id"]) == 26
     assert first.headers["x-request-id"] != second.headers["x-request-id"]
     assert named.headers["x-request-id"] == "mine-1"
+    refused = [(each["origin"], each["request_id"]) for each in logged if each["event"] == "origin_refused"]
+    assert refused == ([] if origin == APP else [(origin, "mine-1")])
 
 
 async def test_an_api_at_a_private_address_can_be_called_by_the_origins_that_are_named(open_api: Api) -> None:
