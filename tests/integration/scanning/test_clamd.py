@@ -178,7 +178,14 @@ async def test_a_rar_is_unscannable_where_libclamav_has_no_unrar(own_clamd: Embe
 async def test_a_scan_that_takes_too_long_is_unscannable(tmp_path: Path) -> None:
     server = EmbeddedClamd(limits=ScanLimits(content_mib=8, seconds=0.005), official=None, mirror=None)
     try:
-        verdict = await scan(await server.start(tmp_path), TEXT * 200)
+        address = await server.start(tmp_path)
+        verdict = None
+        async with asyncio.timeout(120):
+            while verdict is None:
+                try:
+                    verdict = await scan(address, TEXT * 200)
+                except Unavailable as error:  # a busy machine may take 5 ms for the test virus, too
+                    assert "MaxScanTime" in error.detail
     finally:
         await server.stop()
     assert (verdict.status, verdict.detail) == ("unscannable", "Heuristics.Limits.Exceeded.MaxScanTime")
