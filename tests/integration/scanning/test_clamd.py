@@ -185,7 +185,8 @@ async def test_a_scan_that_takes_too_long_is_unscannable(tmp_path: Path) -> None
                 try:
                     verdict = await scan(address, TEXT * 200)
                 except Unavailable as error:  # a busy machine may take 5 ms for the test virus, too
-                    assert "MaxScanTime" in error.detail
+                    if "MaxScanTime" not in error.detail:
+                        raise
     finally:
         await server.stop()
     assert (verdict.status, verdict.detail) == ("unscannable", "Heuristics.Limits.Exceeded.MaxScanTime")
