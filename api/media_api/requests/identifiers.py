@@ -7,7 +7,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from media_api.requests.filenames import is_kept
-from media_api.requests.wrong_input import refused
+from media_api.requests.wrong_input import MAX_SHOWN_CHARACTERS, refused
 from media_core.errors import not_found
 
 _ID: Final = re.compile(r"(?:med|med-thumb|job|upl)-[0-9A-HJKMNP-TV-Z]{26}")
@@ -62,7 +62,7 @@ def known_room(room_id: str) -> str:
 def checked_label(key: str, value: str) -> tuple[str, str]:
     """Raises ValueError, with a sentence, for what is no label."""
     if not _LABEL_KEY.fullmatch(key):
-        what = f"{key[:63]!r} is no key of a label"
+        what = f"{key[:MAX_SHOWN_CHARACTERS]!r} is no key of a label"
         raise ValueError(f"{what}: it has 1 to 63 characters of a-z, 0-9, dot, underscore and hyphen")
     if len(value) > MAX_LABEL_CHARACTERS or not all(map(is_kept, value)):
         raise ValueError(f"The value of the label {key} has at most {MAX_LABEL_CHARACTERS} printable characters")
@@ -87,7 +87,7 @@ def labels_in(text: str | None) -> dict[str, str]:
     except ValidationError as error:
         keys = error.errors(include_url=False, include_input=False)[0]["loc"]
         if keys:
-            what = f'the value of {str(keys[0])[:63]!r} must be a text, such as "2026"'
+            what = f'the value of {str(keys[0])[:MAX_SHOWN_CHARACTERS]!r} must be a text, such as "2026"'
         else:
             what = 'it must be a JSON object of texts, such as {"project": "atlas"}'
         raise refused("labels", what) from None

@@ -47,8 +47,8 @@ _UPLOAD_FORM: Final = {**form_request("UploadForm", FILE_FIELDS, required=["file
 async def upload_media(caller: Writer, services: Wired, request: Request, response: Response) -> Data[Media]:
     """Upload a file. The same bytes again make a new `media_id` and are stored once.
 
-    Whoever may read the file gets its bytes as they were sent. So a photo keeps its EXIF, and with it the place where
-    it was taken. Take it out before, or show the thumbnail, which has none.
+    The file stays as it was sent. A photo keeps its EXIF, which may tell its readers where it was taken. Remove the
+    EXIF before the upload, or show the thumbnail, which has none.
     """
     (of_content, of_file), key = announced_digests(request), idempotency_key(request)
     async with await begin_upload(services, request, of_file) as upload:

@@ -35,7 +35,7 @@ THUMBNAILS: Final = _QUEUE.format(
 )
 
 Ask = Callable[[LiteralString, Arguments], Awaitable[list[Any]]]
-"""Runs one statement in a transaction of its own, and returns the rows."""
+"""A function that runs one statement in a transaction of its own, and returns its rows."""
 
 
 async def queue(ask: Ask, statement: LiteralString, *, batches: int | None = None) -> int:

@@ -35,7 +35,7 @@ TRIES_END_AFTER_SECONDS = 5.0
 DELETED_AT_ONCE = 200
 """Objects that one `delete` has to manage within its time."""
 LOOKED_AT_ONCE = 16
-"""Pieces of which it is asked at a time whether they are there."""
+"""How many pieces are looked for at the same time."""
 
 
 class S3Appending:
@@ -175,12 +175,16 @@ class S3GatheredObject(Complete):
             else:
                 await self._joined(key)
         except Unavailable:
-            for start in range(0, len(self._pieces), LOOKED_AT_ONCE):
-                some = self._pieces[start : start + LOOKED_AT_ONCE]
-                are_there = await asyncio.gather(*(_is_there(self._store, *piece) for piece in some))
-                if not all(are_there):
-                    raise PieceGone(start + are_there.index(False)) from None
+            await self._require_pieces()
             raise
+
+    async def _require_pieces(self) -> None:
+        """Raises PieceGone for the first piece that is not there."""
+        for start in range(0, len(self._pieces), LOOKED_AT_ONCE):
+            some = self._pieces[start : start + LOOKED_AT_ONCE]
+            are_there = await asyncio.gather(*(_is_there(self._store, *piece) for piece in some))
+            if not all(are_there):
+                raise PieceGone(start + are_there.index(False)) from None
 
     async def _joined(self, key: str) -> None:
         try:

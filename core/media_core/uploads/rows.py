@@ -229,8 +229,7 @@ async def pieces_of(database: Database, upload_id: str) -> list[Piece]:
 async def whole(
     database: Database, upload_id: str, length: int | None
 ) -> tuple[list[Piece], str | None, dict[str, str]]:
-    """Of an upload of which `length` bytes have come, which is all: its pieces, and the digest and labels that it was
-    begun with.
+    """The pieces of an upload whose `length` bytes have all come, and the digest and labels that it was begun with.
 
     Raises Refused `upload_locked` where somebody else has ended it meanwhile, or a failover has lost what came last;
     PieceGone where a piece has no row.

@@ -117,7 +117,7 @@ def missing_model(model: str) -> str:
 
 
 def missing_secrets(tenant: MediaTenant, site: Site) -> list[str]:
-    """A line for each webhook whose secret nobody has put into the run folder."""
+    """A line for each webhook whose secret is not in the run folder."""
     files = {
         each.url: site.webhook_secrets(tenant) / each.secret_ref.name / each.secret_ref.key
         for each in tenant.spec.webhooks

@@ -54,6 +54,18 @@ async def add(at: Resumables, upload_id: str, data: bytes, offset: int, **how: A
         return await receiving.end()
 
 
+async def lose_the_newest(database: Database, upload_id: str, *, left: int) -> None:
+    """Makes the rows of an upload with one piece those of a server that knows only of its first `left` bytes."""
+    await database.call("UPDATE upload SET received = %s, answer = NULL WHERE upload_id = %s", (left, upload_id))
+    await database.call("UPDATE upload_piece SET size = %s WHERE upload_id = %s", (left, upload_id))
+
+
+@pytest.fixture
+def pieces_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder without locks, in which each request makes a piece of its own."""
+    monkeypatch.setattr(folder_pieces, "_lock", lambda _: False)
+
+
 async def end_whole(at: Resumables, upload_id: str, data: bytes, offset: int) -> None:
     """Sends `data` from `offset` on; then the store has all of it."""
     uploaded = (await add(at, upload_id, data[offset:], offset)).uploaded
@@ -637,8 +649,7 @@ async def test_a_failover_that_loses_the_last_bytes_before_they_are_committed_ma
         resumables.hashes._kept.clear()
 
     async def after_the_loss(*arguments: Any, **how: Any) -> None:
-        await database.call("UPDATE upload SET received = %s", (MIB,))
-        await database.call("UPDATE upload_piece SET size = %s", (MIB,))
+        await lose_the_newest(database, upload_id, left=MIB)
         await finish(*arguments, **how)
 
     with monkeypatch.context() as patch, pytest.raises(Refused) as refused:
@@ -668,8 +679,7 @@ async def test_a_failover_that_loses_the_end_of_an_upload_leaves_one_that_comes_
         failovers += 1
         await database.call("DELETE FROM idempotency", ())
         if lost == "answer":
-            await database.call("UPDATE upload SET received = %s, answer = NULL", (MIB,))
-            await database.call("UPDATE upload_piece SET size = %s", (MIB,))
+            await lose_the_newest(database, upload_id, left=MIB)
 
     async def commit_and_lose(*arguments: Any, **how: Any) -> Uploaded:
         uploaded = await commit(*arguments, **how)
@@ -714,8 +724,7 @@ async def test_a_failover_that_loses_bytes_of_a_part_makes_no_shorter_final_uplo
     stored = finals._stored
 
     async def after_the_loss(*arguments: Any) -> Uploaded:
-        await database.call("UPDATE upload SET received = %s WHERE upload_id = %s", (MIB, parts[0]))
-        await database.call("UPDATE upload_piece SET size = %s WHERE upload_id = %s", (MIB, parts[0]))
+        await lose_the_newest(database, parts[0], left=MIB)
         return await stored(*arguments)
 
     finals._stored = after_the_loss  # type: ignore[method-assign]
@@ -752,11 +761,11 @@ async def test_the_parts_of_a_final_upload_that_a_failover_has_lost_stay(
     assert await broken(database, uploads.store, uploads.tenant_id) == []
 
 
+@pytest.mark.usefixtures("pieces_apart")
 @pytest.mark.parametrize("lost", [[0], [1], [0, 1]], ids=["first", "second", "both"])
 async def test_an_upload_without_a_piece_in_its_middle_does_not_become_a_shorter_file(
-    resumables: Resumables, database: Database, monkeypatch: pytest.MonkeyPatch, lost: list[int]
+    resumables: Resumables, database: Database, lost: list[int]
 ) -> None:
-    monkeypatch.setattr(folder_pieces, "_lock", lambda _: False)  # so each request has a piece of its own
     data = os.urandom(3 * MIB)
     upload_id = (await resumables.create(ALICE, FILE, len(data))).upload_id
     await add(resumables, upload_id, data[:MIB], 0)
@@ -859,6 +868,7 @@ async def test_where_the_last_piece_of_a_whole_upload_is_gone_its_bytes_come_aga
         server.stop()
 
 
+@pytest.mark.usefixtures("pieces_apart")
 @pytest.mark.parametrize("known", [True, False], ids=["hash known", "hash unknown"])
 @pytest.mark.parametrize("kind", ["folder", "s3"])
 async def test_where_a_piece_before_the_last_is_gone_the_bytes_from_there_on_come_again(
@@ -866,7 +876,6 @@ async def test_where_a_piece_before_the_last_is_gone_the_bytes_from_there_on_com
     library: Library,
     folder_store: FolderStore,
     database: Database,
-    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     kind: str,
     known: bool,
@@ -875,7 +884,6 @@ async def test_where_a_piece_before_the_last_is_gone_the_bytes_from_there_on_com
     server = await s3_servers.start("versitygw", tmp_path) if kind == "s3" else None
     store = folder_store if server is None else S3Store(server.settings, uploads.tenant_id)
     uploads.store = library.store = store
-    monkeypatch.setattr(folder_pieces, "_lock", lambda _: False)  # so each request has a piece of its own
     at, data = Resumables(uploads, lifetime=timedelta(days=1)), os.urandom(12 * MIB + 2000)
     upload_id = (await at.create(ALICE, FILE, len(data))).upload_id
     try:
