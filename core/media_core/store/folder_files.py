@@ -4,8 +4,9 @@ import asyncio
 import errno
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -23,12 +24,19 @@ _THREADS = ThreadPoolExecutor(16, "folder-store")
 """Threads apart from asyncio's. Those are few and hash, for example; waits for the disk must not occupy them."""
 
 
-async def in_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Raises Unavailable for an OSError of `work`, beside what else that raises."""
+@contextmanager
+def outages_told() -> Iterator[None]:
+    """Raises Unavailable for an OSError of the block."""
     try:
-        return await asyncio.get_running_loop().run_in_executor(_THREADS, functools.partial(work, *args, **kwargs))
+        yield
     except OSError as error:
         raise _outage(error) from error
+
+
+async def in_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Raises Unavailable for an OSError of `work`, beside what else that raises."""
+    with outages_told():
+        return await asyncio.get_running_loop().run_in_executor(_THREADS, functools.partial(work, *args, **kwargs))
 
 
 def _outage(error: OSError) -> Unavailable:

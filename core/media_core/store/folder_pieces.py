@@ -24,7 +24,7 @@ from media_core.store.base import (
     pass_on,
     to_its_end,
 )
-from media_core.store.folder_files import TAKEN_BYTES, fsync_folder, in_thread, read_file, write_all
+from media_core.store.folder_files import TAKEN_BYTES, fsync_folder, in_thread, outages_told, read_file, write_all
 from media_core.store.trailing_hash import TrailingHash
 
 if TYPE_CHECKING:
@@ -90,7 +90,10 @@ class FolderAppending:
     async def close(self, *, leave: bool = False) -> None:
         with contextlib.suppress(Unavailable):  # what was not made durable does not count
             await self._settle()
-        if not self._closed:
+        if not self._closed and self._written == self._kept:  # nothing is cut off, so it does not wait for the disk
+            with outages_told():
+                self._close(leave)
+        elif not self._closed:
             await in_thread(self._close, leave)
 
     async def _hand_over(self) -> None:
@@ -111,7 +114,10 @@ class FolderAppending:
     def _take(self, gathered: bytearray, source: BodySource, at_most: int, hashing: TrailingHash) -> int:
         with self._lock:
             self._append(gathered)
-            return pass_on(source, hashing, at_most, self._append)
+            taken = pass_on(source, hashing, at_most, self._append)
+            if not source.left:  # `durable` comes next; it would need a thread again
+                self._fsync()
+            return taken
 
     def _append(self, data: bytearray | memoryview) -> None:
         if self._closed:
@@ -139,12 +145,14 @@ class FolderAppending:
 
     def _sync(self) -> None:
         with self._lock:
-            if self._file is not None:
-                written = self._written
-                os.fsync(self._file)
-                if not self._size and not self._synced:
-                    fsync_folder(self._path.parent)
-                self._synced = written
+            self._fsync()
+
+    def _fsync(self) -> None:
+        if self._file is not None:
+            os.fsync(self._file)
+            if not self._size and not self._synced:
+                fsync_folder(self._path.parent)
+            self._synced = self._written
 
     def _close(self, leave: bool) -> None:
         with self._lock:
