@@ -15,6 +15,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import structlog
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -33,6 +34,9 @@ os.environ.setdefault("NPY_DISABLE_CPU_FEATURES", "X86_V4 AVX512_ICL AVX512_SPR"
 # A busy machine is no failure of a property.
 hypothesis.settings.register_profile("tests", deadline=None)
 hypothesis.settings.load_profile("tests")
+
+# rich's takes 20 ms for each exception that is logged.
+structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
 
 TIERS = ("unit", "integration", "browser", "control plane", "node")
 MARKED = {"control_plane": "control plane", "node": "node"}
@@ -63,6 +67,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    gc.freeze()  # here, in the process that hands them out, nothing is collected
     return _ByFile(config, log)
 
 
@@ -72,7 +77,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """What was imported and collected stays, so the collector of garbage need not look through it again and again."""
-    gc.collect()
     gc.freeze()
     gc.enable()
     gc.set_threshold(10_000)  # with 700, as by default, a twentieth of our time goes into that

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -119,10 +120,18 @@ def server() -> Iterator[Script]:
     script = Script()
     http = Server(("127.0.0.1", 0), type("Scripted", (Handler,), {"script": script}))
     script.base = f"http://127.0.0.1:{http.server_address[1]}"
-    thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
+    over = threading.Event()
+
+    def serve() -> None:
+        while not over.is_set():
+            http.handle_request()
+
+    thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     yield script
-    http.shutdown()
+    over.set()
+    socket.create_connection(http.server_address[:2]).close()  # else it would wait for another request
+    thread.join()
     http.server_close()
 
 

@@ -18,7 +18,8 @@ ONLY_A_JOB_ENDS_WITH = {"scan_failed"}
 
 def _raised(package: Path) -> Iterator[str]:
     for path in package.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        source = path.read_text()
+        for node in ast.walk(ast.parse(source)) if "Refused" in source else ():
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Refused" and node.args:
                 code = node.args[0]
                 assert isinstance(code, ast.Constant), f"{path}:{node.lineno}: a code must be a literal"

@@ -25,7 +25,7 @@ def test_words_are_compared_without_case_and_accents(text: str, said: list[str])
 
 def test_no_letter_of_unicode_makes_a_word_that_postgresql_cannot_take() -> None:
     letters = [letter for letter in map(chr, range(0x110000)) if letter.isalnum()]
-    said = [word.folded for letter in letters for word in words(letter)]
+    said = [word.folded for word in words(" ".join(letters))]
     assert not [folded for folded in said if not folded or set(folded) & set("'\\\0")]
 
 

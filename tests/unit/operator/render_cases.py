@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from pydantic import SecretStr
@@ -34,6 +35,7 @@ STORE = StoreAdminSettings(
 )
 PLATFORM = {"api_image": "api:1", "worker_image": "workers:1", "clamd_host": "clamd.media-system.svc"}
 WORK = ("scan", "transcribe", "thumbnail")
+_platform_settings = cache(PlatformSettings)  # each takes milliseconds, and a test of all cases asks for hundreds
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Case:
 
     @property
     def platform_settings(self) -> PlatformSettings:
-        return PlatformSettings(**{**PLATFORM, **self.platform})
+        return _platform_settings(**{**PLATFORM, **self.platform})
 
     @property
     def store_settings(self) -> StoreAdminSettings:

@@ -94,7 +94,7 @@ def test_tries_come_later_and_later_and_at_least_once_a_minute() -> None:
         breaker = await opened(dependency)
         dependency.calls = [now()]
         while now() < 600:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.02)
             await fails(breaker, dependency)
         return dependency.calls
 

@@ -84,17 +84,18 @@ def pods(case: Case) -> Iterator[Object]:
 # --- golden ----------------------------------------------------------------------------------------------------------
 
 
-def lines_of(case: Case) -> list[str]:
-    documents = (json.loads(json.dumps(each)) for each in made(case))  # without YAML's anchors
+@functools.cache
+def lines_of(name: str) -> list[str]:
+    documents = (json.loads(json.dumps(each)) for each in made(CASES[name]))  # without YAML's anchors
     told = [yaml.safe_dump(each, width=110, sort_keys=False, default_flow_style=None) for each in documents]
     return "---\n".join(told).splitlines(keepends=True)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_tenants_are_what_the_golden_files_say(name: str) -> None:
-    lines = lines_of(CASES[name])
+    lines = lines_of(name)
     if name != "default":
-        lines = list(difflib.unified_diff(lines_of(CASES["default"]), lines, "default", name, n=4))
+        lines = list(difflib.unified_diff(lines_of("default"), lines, "default", name, n=4))
     golden = GOLDEN / ("default.yaml" if name == "default" else f"{name}.diff")
     if "MEDIA_UPDATE_GOLDEN" in os.environ:
         golden.parent.mkdir(parents=True, exist_ok=True)

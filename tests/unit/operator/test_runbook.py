@@ -11,6 +11,7 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -100,10 +101,10 @@ def reasons_of_the_operator() -> set[str]:
     return {reason for maker, reason in _said_by_the_operator() if maker != "Scanner"}
 
 
-def _said_by_the_operator() -> Iterator[tuple[str, str]]:
-    for path in sorted(OPERATOR.rglob("*.py")):
-        if path.parent != PLAN:
-            yield from said_in(_parsed(path))
+@cache
+def _said_by_the_operator() -> set[tuple[str, str]]:
+    elsewhere = (path for path in OPERATOR.rglob("*.py") if path.parent != PLAN)
+    return {said for path in elsewhere for said in said_in(_parsed(path))}
 
 
 def said_in(tree: ast.AST) -> Iterator[tuple[str, str]]:
@@ -111,7 +112,7 @@ def said_in(tree: ast.AST) -> Iterator[tuple[str, str]]:
     for call in ast.walk(tree):
         if not isinstance(call, ast.Call):
             continue
-        maker = ast.unparse(call.func).rpartition(".")[2]
+        maker = getattr(call.func, "attr", getattr(call.func, "id", ""))
         if maker in STEPS:
             yield maker, f"{maker}Failed"
         elif maker == "waiting_for":

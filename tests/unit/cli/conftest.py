@@ -1,0 +1,17 @@
+"""What every call of mediactl would make anew, though it is the same each time, is made once: that halves the time."""
+
+import functools
+from collections.abc import Iterator
+
+import httpx
+import pytest
+import typer
+
+
+@pytest.fixture(scope="package", autouse=True)
+def made_once() -> Iterator[None]:
+    """The tree of commands, and the certificate authorities, of which none is asked here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.testing._get_command", functools.cache(typer.main.get_command))
+        patch.setattr("httpx._transports.default.create_ssl_context", functools.cache(httpx.create_ssl_context))
+        yield
