@@ -21,7 +21,7 @@ MAX_EXTENSION_BYTES: Final = 32
 _TAR: Final = ".tar"
 """What stands before the extension of a compressed archive, and says as much."""
 
-_PARAMETER: Final = re.compile(r";\s*([\w*]+)\s*=\s*(\"(?:\\.|[^\"\\])*\"|[^;]*)")
+PARAMETER: Final = re.compile(r";\s*([\w*]+)\s*=\s*(\"(?:\\.|[^\"\\])*\"|[^;]*)")
 _END_OF_QUOTED: Final = re.compile(r"\"\s*(?:;|$)")
 _EXTENDED: Final = re.compile(r"([\w.:-]+)'[^']*'(.+)")
 MOST_PIECES: Final = 100
@@ -54,7 +54,7 @@ def filename_of(disposition: str, plain: str | None, percent_encoded: re.Pattern
     """
     parameters: dict[str, str] = {}
     name_ends = 0
-    for parameter in _PARAMETER.finditer(disposition):
+    for parameter in PARAMETER.finditer(disposition):
         if parameter.start() < name_ends:
             continue  # what looks like a parameter within a name with quotes
         key = parameter[1].lower()
@@ -65,7 +65,7 @@ def filename_of(disposition: str, plain: str | None, percent_encoded: re.Pattern
     if extended is not None:
         name = unquote_to_bytes(extended[2].encode("latin-1"))
         try:
-            told = name.decode(_charset(extended[1]))
+            told = name.decode(codec_of(extended[1]))
             # .NET Framework writes each half of an emoji by itself. Its `filename` has the name as encoded words.
             if "\ufffd" not in told or not _ENCODED_WORDS.fullmatch(plain or ""):
                 return sanitized(told)
@@ -80,7 +80,7 @@ def filename_of(disposition: str, plain: str | None, percent_encoded: re.Pattern
         return None
     if _ENCODED_WORDS.fullmatch(plain):
         try:
-            words = _CHARSET_OF_WORD.sub(lambda match: f"=?{_charset(match[1])}?", plain)
+            words = _CHARSET_OF_WORD.sub(lambda match: f"=?{codec_of(match[1])}?", plain)
             return sanitized(str(make_header(decode_header(words))))
         except (LookupError, ValueError, HeaderParseError):
             pass
@@ -97,7 +97,7 @@ def _with_quotes(disposition: str, parameter: re.Match[str]) -> str | None:
     return None if end is None else disposition[parameter.start(2) + 1 : end.start()]
 
 
-def _charset(name: str) -> str:
+def codec_of(name: str) -> str:
     """Python's name for a character set. Raises LookupError for what is none."""
     codec = _CHARSETS[encodings.normalize_encoding(name).lower().replace(".", "_")]
     if codec in _NO_CHARSETS:

@@ -8,7 +8,7 @@ without a file may also be urlencoded, as client libraries send one.
 import hashlib
 import re
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from functools import partial
 from typing import Final, TypeVar
 from urllib.parse import parse_qsl, unquote
@@ -23,7 +23,7 @@ from multipart import (  # type: ignore[import-untyped]  # it publishes no types
 )
 
 from media_api.requests.body import chunks, chunks_or_socket, media_type_of
-from media_api.requests.filenames import BY_AIOHTTP, BY_NEEDLE, filename_of, text_of
+from media_api.requests.filenames import BY_AIOHTTP, BY_NEEDLE, PARAMETER, codec_of, filename_of, text_of
 from media_api.requests.socket_body import SocketBody
 from media_api.requests.wrong_input import INDEX, refused, unknown
 from media_core.errors import Refused
@@ -41,6 +41,7 @@ _BOUNDARY_OF_AIOHTTP: Final = re.compile(rb"[0-9a-f]{32}")
 _BOUNDARY_OF_NEEDLE: Final = b"-" * 20 + b"NODENEEDLEHTTPCLIENT"
 _FILE: Final = "file"
 """Name of the part that is the file."""
+_ESCAPED: Final = re.compile(r"\\(.)")
 _URLENCODED: Final = "application/x-www-form-urlencoded"
 _AS_MULTIPART: Final = "A file is sent as multipart/form-data (with curl: -F file=@path)."
 
@@ -196,9 +197,11 @@ class Form:
             _percent_encoding(segment, self._boundary),
         )
         if segment.name != _FILE:
-            if filename is not None:
+            field = self._own_name(_name_of(segment))
+            # Fields may have a file name, too: browsers name a field that has a type, `blob`.
+            if filename is not None and field not in self._known:
                 raise _invalid(f"The file must be sent as the form field `{_FILE}`.")
-            self._begin_field(self._own_name(_name_of(segment)))
+            self._begin_field(field)
             return False
         if filename is None and segment.content_type is None:
             return False  # a file that was left out of a form in a browser is an empty text; any other is refused
@@ -212,7 +215,8 @@ class Form:
         """A part that is not the file has come whole."""
         if field != _FILE:
             if field in self._known:
-                self._fields.setdefault(field, []).append(_text(field, value))
+                charset = None if self._part is None else self._part.charset
+                self._fields.setdefault(field, []).append(_text(field, value, charset))
         elif value and not value.startswith(b"{"):  # FilePond sends what it knows of the file under the file's name
             raise _no_file()
 
@@ -308,13 +312,20 @@ def _parser(boundary: bytes) -> PushMultipartParser:
 
 
 def _boundary(content_type: str) -> bytes:
-    kind, options = parse_options_header(content_type)
+    kind, _ = parse_options_header(content_type)
     if kind != "multipart/form-data":
         raise Refused(
             "unsupported_media_type",
             "Send a form, Content-Type: multipart/form-data (with curl: -F name=value, for a file -F file=@path).",
         )
-    boundary = str(options.get("boundary", ""))
+    boundary = ""
+    for parameter in PARAMETER.finditer(content_type):
+        if parameter[1].lower() == "boundary":
+            boundary = parameter[2].strip()
+    if boundary.startswith('"'):
+        boundary = _ESCAPED.sub(r"\1", boundary[1:-1])
+    else:  # clients also leave out the quotes where it has one of `=/:?`
+        boundary = "".join(boundary.split()[:1]).rstrip(",")
     if not 0 < len(boundary) <= MAX_BOUNDARY_CHARACTERS or not boundary.isascii() or not boundary.isprintable():
         raise _invalid("The Content-Type names no usable boundary; let the client library write that header.")
     return boundary.encode()
@@ -332,14 +343,18 @@ def _percent_encoding(segment: MultipartSegment, boundary: bytes | None) -> re.P
     return BY_AIOHTTP if is_of_aiohttp else None
 
 
-def _text(field: str, value: bytearray) -> str:
-    try:
-        text = value.decode()
-    except UnicodeDecodeError:
-        raise wrong_field(field, "must be a text in UTF-8") from None
-    if "\0" in text:
-        raise wrong_field(field, "must be a text without NUL")
-    return text
+def _text(field: str, value: bytearray, charset: str | None) -> str:
+    """The field's text: in UTF-8, or in the character set that its part names (RFC 7578, 4.5)."""
+    codecs = ["utf-8-sig"]
+    with suppress(LookupError):
+        codecs.insert(0 if 0 in value else 1, codec_of(charset or ""))  # letters of UTF-16 are UTF-8 with NUL
+    for codec in codecs:
+        with suppress(LookupError, UnicodeError):
+            text = value.decode(codec)
+            if "\0" in text:
+                raise wrong_field(field, "must be a text without NUL")
+            return text
+    raise wrong_field(field, "must be a text in UTF-8")
 
 
 def _name_of(segment: MultipartSegment) -> str:

@@ -393,6 +393,30 @@ async def test_a_file_under_another_name_is_refused_with_the_right_one() -> None
     assert "`file`" in await refusal(body_of(part("upload", b"x", "a")))
 
 
+@pytest.mark.parametrize("name", ["blob", "labels.json", ""])
+async def test_a_field_may_come_as_a_file(name: str) -> None:
+    """As browsers send a `Blob`, to say its type, and requests what is in `files`."""
+    sent = part("prompt", "Küche", name, "application/json")
+    form, data = await read(body_of(sent, part("file", b"x", "a.txt")))
+    assert (form.text("prompt"), form.filename, data) == ("Küche", "a.txt", b"x")
+
+
+@pytest.mark.parametrize(
+    ("charset", "value"),
+    [
+        ("ISO-8859-1", "Küche".encode("latin-1")),  # Apache's HttpClient, by default
+        ("utf-16", "Küche".encode("utf-16-le")),  # .NET's Encoding.Unicode
+        ('"UTF-8"', b"\xef\xbb\xbf" + "Küche".encode()),
+        ("us-ascii", "Küche".encode()),
+        ("martian", "Küche".encode()),
+        ("hex", "Küche".encode()),
+    ],
+)
+async def test_a_field_is_read_in_the_character_set_that_it_names(charset: str, value: bytes) -> None:
+    form, _ = await read(body_of(part("prompt", value, None, f"text/plain; charset={charset}")))
+    assert form.text("prompt") == "Küche"
+
+
 async def test_a_field_sent_twice_is_refused() -> None:
     assert "`room_id` was sent twice" in await refusal(body_of(part("room_id", "a"), part("room_id", "b")))
 
@@ -441,8 +465,10 @@ async def test_a_flag_that_is_neither_and_a_choice_that_is_none_are_refused() ->
 
 
 @pytest.mark.parametrize("value", [b"\xff\xfe", b"a\0b"])
-async def test_a_field_that_is_no_text_is_refused(value: bytes) -> None:
-    assert (await refusal(body_of(part("room_id", value)))).startswith("`room_id` must be a text")
+@pytest.mark.parametrize("charset", [None, "us-ascii", "hex"])
+async def test_a_field_that_is_no_text_is_refused(value: bytes, charset: str | None) -> None:
+    sent = part("room_id", value, None, charset and f"text/plain; charset={charset}")
+    assert (await refusal(body_of(sent))).startswith("`room_id` must be a text")
 
 
 async def test_fields_are_few_and_small() -> None:
@@ -511,6 +537,23 @@ async def test_an_urlencoded_form_has_the_limits_of_any_form(body: str, code: st
 )
 async def test_a_file_that_was_sent_as_an_urlencoded_form_is_told_how_to_send_it(content: bytes) -> None:
     assert "-F file=@path" in await refusal(content, content_type=URLENCODED)
+
+
+@pytest.mark.parametrize(
+    ("stated", "boundary"),
+    [
+        ('"a;b c"', "a;b c"),
+        ('"a\\\\b\\"c"', 'a\\b"c'),
+        ("----=_Part_1_2.3", "----=_Part_1_2.3"),  # what needs quotes, and clients send without
+        ("==abc==; charset=utf-8", "==abc=="),
+        ("a/b:c?d", "a/b:c?d"),
+        ("abc, multipart/form-data", "abc"),
+    ],
+)
+async def test_a_boundary_may_be_quoted_or_lack_its_quotes(stated: str, boundary: str) -> None:
+    body = body_of(part("file", b"x", "a.txt")).replace(BOUNDARY.encode(), boundary.encode())
+    form, data = await read(body, content_type=f'multipart/form-data; x="; boundary=y"; Boundary = {stated}')
+    assert (form.filename, data) == ("a.txt", b"x")
 
 
 @pytest.mark.parametrize(
