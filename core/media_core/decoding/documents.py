@@ -49,6 +49,8 @@ def page(file: IO[bytes], max_side: int = 1024) -> tuple[dict[str, Any], bytes]:
         raise CannotDecode("too_large", f"PDFs are shown up to {MOST_BYTES >> 20} MiB")
     file.seek(0)
     allow_memory(MEMORY_BYTES)
+    # PDFium keeps its last error. For a document without pages it sets none, so that of this one counts.
+    pdfium.FPDF_LoadMemDocument64(b"%", 1, None)
     try:
         document = pypdfium2.PdfDocument(file)
     except pypdfium2.PdfiumError as error:

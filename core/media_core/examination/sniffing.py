@@ -151,6 +151,7 @@ _FORMS = {
     (b"RF64", b"WAVE"): "audio/wav",
     (b"BW64", b"WAVE"): "audio/wav",
     (b"RIFX", b"WAVE"): "audio/wav",
+    (b"RIFF", b"CDXA"): "video/mpeg",  # a track of a Video CD
     (b"RIFF", b"QLCM"): "audio/qcelp",
     (b"FORM", b"8SVX"): "audio/x-8svx",
     (b"FORM", b"16SV"): "audio/x-8svx",
@@ -240,6 +241,11 @@ _START_CODE = re.compile(
 )
 """The first unit of a bare stream: of H.264 (ITU-T H.264, 7.3.1 and B.1), or else of H.265 (H.265, 7.3.1)."""
 
+_WEBM = re.compile(rb"\x42\x82(?:[\x84-\x8f]|[\x01\x02\x04\x08\x10\x20\x40]\x00{0,6}[\x04-\x0f])webm")
+"""The DocType. Its length may have any number of bytes, and zeros may follow it (RFC 8794, 4.1 and 7.5)."""
+WEBM_WITHIN = 256
+"""So many bytes are looked at for it; a checksum and blank space may stand before it."""
+
 _LIKE_TEXT = (
     (re.compile(rb"SIMPLE  =                    T"), "image/fits"),
     (re.compile(rb"MIME-Version:\s*1\.0\b", re.IGNORECASE), "message/rfc822"),
@@ -319,8 +325,8 @@ def sniff(head: bytes, filename: str | None = None, claimed: str | None = None) 
         found = "text/plain"  # "The moov atom ..."
     elif not is_text and found == UNKNOWN and _PDF in head[:PDF_WITHIN]:
         return "application/pdf"
-    elif found == UNKNOWN and unmarked:
-        found = "text/plain"
+    elif found == UNKNOWN and (unmarked or (is_text and head)):
+        found = "text/plain"  # libmagic looks at no single letter
     if found.startswith("image/") and (raw := _raw_photo(head, extension, (claimed or "").lower())):
         return raw
     if found in _NAMED:
@@ -398,7 +404,7 @@ def _container(head: bytes) -> str | None:
     if head.startswith(b"OggS"):
         return "video/ogg" if b"\x80theora" in head else "audio/ogg"
     if head.startswith(b"\x1a\x45\xdf\xa3"):
-        return "video/webm" if b"\x42\x82\x84webm" in head[:64] else "video/x-matroska"
+        return "video/webm" if _WEBM.search(head, 0, WEBM_WITHIN) else "video/x-matroska"
     if head.startswith(b"ID3"):
         return "audio/mpeg"
     if len(head) > 3 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2 and head[2] >> 4 not in (0, 15):

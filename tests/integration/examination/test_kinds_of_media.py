@@ -103,6 +103,15 @@ def of_imx(lines: int, picture: Image.Image) -> bytes:
     return media.still_film(whole, container="mxf", codec="mpeg2video", rate=25, aspect=aspect)
 
 
+def of_video_cd() -> bytes:
+    """A file as Windows copies it from a Video CD: sectors of 2,352 bytes, of which 2,324 are the film's."""
+    data = media.tracks(("mp2", PITCHES), container="vcd", rate=44_100, picture="mpeg1video")
+    sectors = (bytes(24) + data[at : at + 2_324].ljust(2_324, b"\0") + bytes(4) for at in range(0, len(data), 2_324))
+    body = b"".join(sectors)
+    head = struct.pack("<4sI8sI16x4sI", b"RIFF", len(body) + 36, b"CDXAfmt ", 16, b"data", len(body))
+    return head + body
+
+
 FILMS = {
     "camcorder.MTS": (lambda: media.film(3, container="mpegts", mpegts_m2ts_mode="1"), "video/mp2t"),
     "tv.ts": (lambda: media.film(3, container="mpegts"), "video/mp2t"),
@@ -113,6 +122,7 @@ FILMS = {
     "a.mxf": (lambda: tape("mxf", "mpeg2video"), "application/mxf"),
     "a.dv": (lambda: tape("dv", "dvvideo"), "video/x-dv"),
     "a.rm": (lambda: media.tracks(("ac3", PITCHES), container="rm", picture="rv10"), "application/vnd.rn-realmedia"),
+    "AVSEQ01.DAT": (of_video_cd, "video/mpeg"),
     "a.vob": (lambda: media.tracks(("ac3", PITCHES), container="vob", picture="mpeg2video"), "video/mpeg"),
 }
 

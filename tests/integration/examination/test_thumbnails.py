@@ -1803,6 +1803,21 @@ async def test_a_page_has_its_shape_and_is_not_blown_up(
     assert max(thumbnail.width, thumbnail.height) == min(1024, 2 * max(size))
 
 
+async def test_what_was_wrong_with_one_pdf_is_not_said_of_the_next(decoding_pool: DecodingPool) -> None:
+    objects = (b"1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n", b"2 0 obj<</Type/Pages/Kids[]/Count 0>>endobj\n")
+    starts = [9, 9 + len(objects[0])]
+    body = b"%PDF-1.4\n" + b"".join(objects)
+    table = b"xref\n0 3\n0000000000 65535 f \n" + b"".join(b"%010d 00000 n \n" % start for start in starts)
+    empty = body + table + b"trailer<</Root 1 0 R/Size 3>>\nstartxref\n%d\n%%%%EOF" % len(body)
+    for data, said in (
+        (document(trailer="/Encrypt 6 0 R/ID[<00><00>]"), "it is encrypted, and needs a password"),
+        (empty, "it is damaged, or has no page"),
+    ):
+        with pytest.raises(DecodingFailed) as failed:
+            await make_thumbnail(decoding_pool, BytesSource(data), "application/pdf")
+        assert failed.value.detail == said
+
+
 @pytest.mark.parametrize(
     ("data", "code", "sentence"),
     [
