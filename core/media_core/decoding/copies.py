@@ -7,6 +7,7 @@ Photoshop keeps a preview, and a phone's HEIF has a thumbnail. A level is copied
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator
 from typing import IO, Final
 
@@ -23,7 +24,10 @@ MOST_BYTES: Final = 32 << 20
 MOST_SKEW: Final = 0.02
 """Share by which the shape of a copy may differ: the sides of levels are rounded. A slide's label has another one."""
 
-_KIND, _SUB_DIRECTORIES = 254, 330
+_KIND, _COLOURS, _SUB_DIRECTORIES = 254, 262, 330
+_COPY_OR_MASK = 1 | 4
+_OF_A_SENSOR = (32803, 34892)
+"""Colours of a raw photo, whose copy is its picture (TIFF/EP, 5.2; DNG)."""
 _OF_A_SCANNER = 65420
 """A tag of Hamamatsu's slide scanners (NDPI). Their levels are strips, and do not say that they are copies."""
 _PARTS = (tiff.STRIPS, tiff.TILES)
@@ -36,6 +40,26 @@ META_BYTES: Final = 64 << 10
 def smaller(file: IO[bytes]) -> IO[bytes] | None:
     """A file with the same picture, smaller; None where there is none."""
     return _level(file) or photoshop.preview(file) or _thumbnail_of_heif(file)
+
+
+def past(file: IO[bytes]) -> IO[bytes]:
+    """A TIFF from the picture's own directory on: copies of it, or its mask, may stand before it (TIFF 6.0, section 8).
+
+    The same file where none does.
+    """
+    found = tiff.directory(file)
+    at = 0
+    for _ in range(MOST_LEVELS):
+        if found is None or not tiff.number(file, found, _KIND, 0) & _COPY_OR_MASK:
+            break
+        at = found.following
+        found = tiff.directory(file, at) if at else None
+    if found is None or at == 0 or tiff.number(file, found, _COLOURS, 0) in _OF_A_SENSOR:
+        return file
+    offset = struct.pack(found.order + found.word, at)
+    file.seek(0)
+    start = file.read(len(offset)) + offset
+    return io.BufferedReader(Lengthened(file, b"", start=start))
 
 
 def _level(file: IO[bytes]) -> IO[bytes] | None:

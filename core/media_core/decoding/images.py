@@ -190,6 +190,7 @@ def inspect_image(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
 
     An orientation that is stored behind the pixels (in some PNGs, and in a WebP above the cap) is not seen.
     """
+    file = copies.past(file)
     if stated := _stated_webp(file):
         width, height, animated = stated
         if width * height > MOST_PIXELS_WEBP or damage.is_mostly_missing(file):
@@ -403,6 +404,13 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
 
     Raises as `_loaded_whole`.
     """
+    if (picture_itself := copies.past(file)) is not file:
+        try:
+            return _loaded(picture_itself, max_side)
+        except (CannotDecode, *damage.ERRORS):  # the copy before it, then
+            facts, _ = inspect_image(file)
+            image, _ = _loaded_whole(file, max_side)
+            return image, (facts["width"], facts["height"])
     try:
         if (stored := strips.stored_in(file)) is None:
             return _loaded_whole(file, max_side)

@@ -14,7 +14,7 @@ import av
 import numpy as np
 import psutil
 import pytest
-from PIL import ExifTags, Image, ImageChops, ImageCms, PngImagePlugin
+from PIL import ExifTags, Image, ImageChops, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from media_core.decoding import BytesSource, DecodingFailed, ImageFacts, MediaFacts, Thumbnail, tiff
 from media_core.decoding.pool import DecodingPool
@@ -586,6 +586,31 @@ async def test_of_a_tiff_cut_short_is_shown_what_is_there(decoding_pool: Decodin
     elif part == 0.9:
         red, green, _ = shown(thumbnail).convert("RGB").crop((0, 170, 400, 190)).resize((1, 1)).getpixel((0, 0))  # type: ignore[misc]
         assert green > red + 80
+
+
+@pytest.mark.parametrize("is_big", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "packing"),
+    [(1, 1), (4, 1), (1, 34_933)],
+    ids=["a copy", "a mask", "a copy of what is not decoded"],
+)
+async def test_before_a_tiffs_picture_may_stand_a_copy_or_a_mask_of_it(
+    decoding_pool: DecodingPool, kind: int, packing: int, is_big: bool
+) -> None:
+    file = io.BytesIO()
+    with TiffImagePlugin.AppendingTiffWriter(file, True) as pages:
+        before = media.quadrants(60, 40) if kind == 1 else Image.new("1", (240, 160))
+        before.save(pages, "TIFF", tiffinfo={254: kind}, big_tiff=is_big)
+        pages.newFrame()
+        media.quadrants(240, 160).save(pages, "TIFF", big_tiff=is_big)
+        pages.newFrame()
+    how = b"\3\1\3\0\1\0\0\0" + bytes(4 * is_big)
+    data = (how + packing.to_bytes(2, "little")).join(file.getvalue().rsplit(how + b"\1\0", 1))
+    facts: ImageFacts = await decoding_pool.run("inspect_image", BytesSource(data))
+    assert (facts.width, facts.height) == (240, 160)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/tiff")
+    assert (thumbnail.source_width, thumbnail.source_height) == (240, 160)
+    assert_quadrants(shown(thumbnail))
 
 
 @pytest.mark.parametrize("packing", ["raw", "tiff_lzw", "tiff_adobe_deflate", "zstd"])
