@@ -75,7 +75,7 @@ class ClaimNames:
     rooms: str = "rooms"
     """A list, or words in a text; `*`: every room."""
     tenant_role: str | None = None
-    """Roles, a list or words in a text: one that is named like a scope grants it."""
+    """Roles, a list or words in a text, or as Zitadel's: one that is named like a scope grants it."""
 
 
 PUBLISHED: Final = ClaimNames()
@@ -294,7 +294,7 @@ def _scopes(raw: dict[str, Any], names: ClaimNames, prefixes: tuple[str, ...]) -
     if granted is None:
         raise _refused(f"The token's claim `{name}` must be words separated by spaces, or a list of them.")
     roles = None if names.tenant_role is None else _named(raw, names.tenant_role)
-    granted += _words(roles) or []
+    granted += _words(roles) or _names_of_roles(roles)
     bare = {next((each.removeprefix(p) for p in prefixes if each.startswith(p)), each) for each in granted}
     return frozenset(bare) & SCOPES
 
@@ -320,6 +320,17 @@ def _words(value: Any) -> list[str] | None:
     if isinstance(value, list) and all(_is_text(each) for each in value):
         return list(value)
     return None
+
+
+def _names_of_roles(value: Any) -> list[str]:
+    """The roles of a Zitadel project, an object: by their names, the organizations in which each is held."""
+    if not isinstance(value, dict):
+        return []
+    return [
+        role
+        for role, holders in value.items()
+        if isinstance(holders, dict) and holders and all(isinstance(domain, str) for domain in holders.values())
+    ]
 
 
 def _is_text(value: object) -> TypeGuard[str]:

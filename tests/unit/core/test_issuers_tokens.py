@@ -214,6 +214,25 @@ async def test_identityserver() -> None:
     assert (claims.subject, claims.scopes) == ("818727", {"media:read", "media:write"})
 
 
+async def test_zitadel() -> None:
+    """Its roles are the names in an object, each with the organizations in which it is held."""
+    access = {
+        "iss": "https://acme-abc123.zitadel.cloud",
+        "aud": ["278612345678901234@media", "278600000000000000"],
+        "client_id": "278612345678901234@media",
+        "sub": "278611111111111111",
+        "urn:zitadel:iam:org:project:roles": {
+            "media:read": {"278622222222222222": "acme.zitadel.cloud"},
+            "media:write": {"278622222222222222": "acme.zitadel.cloud"},
+            "authors": {"278622222222222222": "acme.zitadel.cloud"},
+            "admin": {},
+        },
+    }
+    names = ClaimNames(tenant_role="urn:zitadel:iam:org:project:roles")
+    claims = await verified(access, issuer=access["iss"], audience="278600000000000000", names=names)
+    assert (claims.subject, claims.scopes) == ("278611111111111111", {"media:read", "media:write"})
+
+
 @pytest.mark.parametrize(
     "claims",
     [
@@ -234,7 +253,17 @@ async def test_claims_of_another_form_are_refused(claims: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize(
-    "realm", [None, 7, "admin", ["admin"], {"roles": None}, {"roles": {"admin": 1}}, {"roles": [7]}]
+    "realm",
+    [
+        None,
+        7,
+        "admin",
+        ["admin"],
+        {"roles": None},
+        {"roles": {"admin": 1}},
+        {"roles": [7]},
+        {"roles": {"admin": {"roles": ["a"]}}},
+    ],
 )
 async def test_a_path_that_leads_to_no_words_grants_nothing(realm: object) -> None:
     names = ClaimNames(tenant_role="realm_access.roles")
