@@ -87,7 +87,7 @@ def load(file: IO[bytes], found: Header) -> Image.Image:
     rows = range(0, found.height * wanted, found.height)
     planes = (_plane(file, found, sum(lengths[row : row + found.height]) if lengths else None) for row in rows)
     if found.bits == 32:
-        return light_to_srgb(planes) if found.mode == "RGB" else greys.visible(next(planes))
+        return light_to_srgb(planes if found.mode == "RGB" else [next(planes)] * 3)
     image = next(planes) if wanted == 1 else Image.merge(found.mode, list(planes))
     if found.mode == "CMYK":
         image = ImageChops.invert(image)

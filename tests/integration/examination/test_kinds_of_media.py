@@ -248,6 +248,14 @@ async def test_light_that_is_brighter_than_white_is_mapped(decoding_pool: Decodi
             assert 140 < min(white) <= max(white) < 255
 
 
+async def test_a_grey_photoshop_picture_of_light_is_shown_in_srgb(decoding_pool: DecodingPool) -> None:
+    data = media.photoshop(32, mode="L")
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/vnd.adobe.photoshop")
+    shown, grey = Image.open(io.BytesIO(thumbnail.data)).convert("L"), QUADRANTS.convert("L")
+    for place in ((64, 40), (192, 40), (64, 120)):
+        assert shown.getpixel(place) == pytest.approx(grey.getpixel(place), abs=6)
+
+
 async def test_the_profile_of_a_deep_photoshop_picture_counts(decoding_pool: DecodingPool) -> None:
     data = media.photoshop(16, profile=media.rgb_profile("Adobe RGB"))
     thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/vnd.adobe.photoshop")
