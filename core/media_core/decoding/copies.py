@@ -1,4 +1,4 @@
-"""Smaller copies of a picture that its file holds beside it, for those too large to decode. Runs in the child.
+"""Smaller copies of a picture that its file holds beside it, for those that can't be decoded. Runs in the child.
 
 Slides of microscopes and maps are pyramids: each level is a directory of the TIFF, with half of the sides or less.
 Photoshop keeps a preview, and a phone's HEIF has a thumbnail. A level is copied out, whatever the length of the file.
@@ -28,6 +28,9 @@ _KIND, _COLOURS, _SUB_DIRECTORIES = 254, 262, 330
 _COPY_OR_MASK = 1 | 4
 _OF_A_SENSOR = (32803, 34892)
 """Colours of a raw photo, whose copy is its picture (TIFF/EP, 5.2; DNG)."""
+_PACKING = 259
+_DECODED: Final = frozenset((1, 5, 7, 8, 32_773, 32_946, 34_925, 50_000))
+"""Ways of packing of which copies are shown. Those of slides in JPEG 2000 are often in JPEG."""
 _OF_A_SCANNER = 65420
 """A tag of Hamamatsu's slide scanners (NDPI). Their levels are strips, and do not say that they are copies."""
 _PARTS = (tiff.STRIPS, tiff.TILES)
@@ -39,7 +42,12 @@ META_BYTES: Final = 64 << 10
 
 def smaller(file: IO[bytes]) -> IO[bytes] | None:
     """A file with the same picture, smaller; None where there is none."""
-    return _level(file) or photoshop.preview(file) or _thumbnail_of_heif(file)
+    return in_another_form(file) or _thumbnail_of_heif(file)
+
+
+def in_another_form(file: IO[bytes]) -> IO[bytes] | None:
+    """The same, of a picture whose own form is not decoded here, or that is damaged."""
+    return _level(file) or photoshop.preview(file)
 
 
 def past(file: IO[bytes]) -> IO[bytes]:
@@ -73,8 +81,9 @@ def _level(file: IO[bytes]) -> IO[bytes] | None:
         width, height = tiff.sides(file, level)
         is_copy = is_tiled or tiff.number(file, level, _KIND, 0) & 1 or _OF_A_SCANNER in level.entries
         is_alike = abs(width * sides[1] - height * sides[0]) <= MOST_SKEW * width * sides[1]
+        is_decoded = tiff.number(file, level, _PACKING, 1) in _DECODED
         length = sum(sum(tiff.values(file, level, lengths, tiff.MOST_PARTS)) for _, lengths in _PARTS)
-        if is_copy and is_alike and 0 < width < sides[0] and 0 < length <= MOST_BYTES:
+        if is_copy and is_alike and is_decoded and 0 < width < sides[0] and 0 < length <= MOST_BYTES:
             levels.append((max(width, height), level))
     levels.sort(key=lambda level: level[0])
     found = next((level for side, level in levels if side >= LEAST_SIDE), levels[-1][1] if levels else None)

@@ -399,8 +399,8 @@ def _most_pixels(file: IO[bytes], image: Image.Image) -> int:
 
 
 def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int]]:
-    """The picture's pixels, as many as can be decoded, and its sides. Of one too large, or of Photoshop's that is cut
-    short, those of a smaller copy in it.
+    """The picture's pixels, as many as can be decoded, and its sides. Of one that can't be, those of a smaller copy in
+    it.
 
     Raises as `_loaded_whole`.
     """
@@ -418,10 +418,11 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
             return _of_part(file, part, max_side)
         return _loaded_whole(strips.filled(file, stored), max_side)
     except CannotDecode as error:
-        if error.code != "too_large" or (copy := copies.smaller(file)) is None:
+        find = {"too_large": copies.smaller, "unsupported": copies.in_another_form}.get(error.code)
+        if find is None or (copy := find(file)) is None:
             raise
     except damage.ERRORS:
-        if (copy := photoshop.preview(file)) is None:
+        if (copy := copies.in_another_form(file)) is None:
             raise
     facts, _ = inspect_image(file)
     image, _ = _loaded_whole(copy, max_side)

@@ -432,6 +432,18 @@ async def test_of_a_picture_too_large_to_decode_its_small_copy_is_shown(decoding
         assert_quadrants(shown(thumbnail))
 
 
+@pytest.mark.parametrize("packing", [33_003, 33_005, 34_712, 34_887, 50_001, 50_002])
+async def test_of_a_slide_or_map_that_is_packed_in_another_way_its_small_copy_is_shown(
+    decoding_pool: DecodingPool, packing: int
+) -> None:
+    """As Aperio's scanners pack slides, and GDAL maps. A level that is packed like the picture is no copy to show."""
+    unpacked, packed = (struct.pack("<HHII", 259, 4, 1, number) for number in (1, packing))
+    slide = media.pyramid(3_000, 2_000, Image.new("RGB", (1_500, 1_000)), LEVEL, LABEL).replace(unpacked, packed, 2)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(slide), "image/tiff")
+    assert (thumbnail.source_width, thumbnail.source_height) == (3_000, 2_000)
+    assert_quadrants(shown(thumbnail))
+
+
 # Files without a thumbnail
 
 
