@@ -21,7 +21,7 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import cache, partial
 from importlib.resources import files
@@ -294,12 +294,12 @@ class Databases:
         async with self._writing_into(schema) as tx:
             tables = Transaction(await _driver(tx))
             before = await policy.read(tables)
-            is_switched_on = before is not None and wanted.scan_enabled and not before.scan_enabled
-            if is_switched_on:
-                # Uploads that have read the old rule are committed first. Those that come meanwhile read the new one.
-                await tables.execute("LOCK TABLE blob IN SHARE MODE")
             await policy.apply(tables, wanted)
-        if is_switched_on:
+        if before is not None and wanted.scan_enabled and not before.scan_enabled:
+            # Uploads that have read the old rule are committed first. VACUUM may hold the table: then the sweep queues
+            # what they store.
+            with suppress(RequestRefused):
+                await self._ask(schema, "LOCK TABLE blob IN SHARE MODE", ())
             await backfill.queue(partial(self._ask, schema), backfill.SCANS, batches=BACKFILLED)
 
     async def _ask(self, schema: str, statement: LiteralString, arguments: Arguments) -> list[Any]:

@@ -303,6 +303,22 @@ async def test_what_is_being_stored_at_the_moment_at_which_scanning_is_switched_
     assert await ask(databases, schema, "SELECT count(*) FROM job WHERE kind = 'scan'") == 1
 
 
+async def test_scanning_is_switched_on_while_a_table_is_vacuumed(
+    databases: Databases, schema: str, superuser: psycopg.AsyncConnection
+) -> None:
+    await make(databases, schema)
+    await databases.apply_policy(schema, replace(GENEROUS, scan_enabled=False))
+    await ask(
+        databases, schema, "INSERT INTO blob (sha256, size, mime_type) VALUES (repeat('6', 64), 1, 'x') RETURNING 1"
+    )
+    async with superuser.transaction():
+        lock = sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE")  # as VACUUM does
+        await superuser.execute(lock.format(sql.Identifier(schema, "blob")))
+        await databases.apply_policy(schema, GENEROUS)
+        assert await ask(databases, schema, "SELECT scan_enabled FROM policy") is True
+        assert await ask(databases, schema, "SELECT count(*) FROM job WHERE kind = 'scan'") == 1
+
+
 async def test_a_secret_that_postgresql_never_heard_of_is_noticed(databases: Databases, schema: str) -> None:
     await make(databases, schema)
     assert (await databases.observe(schema, PASSWORD)).complete
