@@ -90,10 +90,12 @@ class FolderAppending:
     async def close(self, *, leave: bool = False) -> None:
         with contextlib.suppress(Unavailable):  # what was not made durable does not count
             await self._settle()
-        if not self._closed and self._written == self._kept:  # nothing is cut off, so it does not wait for the disk
+        if self._closed:
+            return
+        if self._written == self._kept and not self._lock.locked():  # neither the disk nor a thread is waited for
             with outages_told():
                 self._close(leave)
-        elif not self._closed:
+        else:
             await in_thread(self._close, leave)
 
     async def _hand_over(self) -> None:

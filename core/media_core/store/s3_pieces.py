@@ -179,12 +179,13 @@ class S3GatheredObject(Complete):
             raise
 
     async def _require_pieces(self) -> None:
-        """Raises PieceGone for the first piece that is not there."""
+        """Raises as `_missed` for the first piece that is not there."""
         for start in range(0, len(self._pieces), LOOKED_AT_ONCE):
             some = self._pieces[start : start + LOOKED_AT_ONCE]
             are_there = await asyncio.gather(*(_is_there(self._store, *piece) for piece in some))
             if not all(are_there):
-                raise PieceGone(start + are_there.index(False)) from None
+                number = start + are_there.index(False)
+                raise await _missed(self._store, number, *self._pieces[number]) from None
 
     async def _joined(self, key: str) -> None:
         try:
@@ -236,6 +237,10 @@ async def _is_there(store: "S3Store", key: str, size: int) -> bool:
 
 
 async def _missed(store: "S3Store", number: int, key: str, size: int) -> Unavailable:
-    """What to raise for a piece that S3 did not give."""
-    is_there = await _is_there(store, key, size)
-    return unavailable("S3 has a piece of this upload, and did not give it") if is_there else PieceGone(number)
+    """What to raise for a piece that S3 did not give. Raises Unavailable where S3 does not list the bucket either: the
+    404 of a missing bucket, or of a gateway, says nothing of a piece.
+    """
+    if await _is_there(store, key, size):
+        return unavailable("S3 has a piece of this upload, and did not give it")
+    await store.probe()
+    return PieceGone(number)

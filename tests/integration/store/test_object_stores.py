@@ -485,6 +485,32 @@ async def test_a_folder_reads_what_the_kernel_does_not_have_at_hand(
         await store.read(f"{key}0", 0, 1)
 
 
+async def test_an_append_whose_write_was_cancelled_is_closed_without_holding_up_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FolderStore(tmp_path, "tslow", b"", "http://127.0.0.1:1")
+    begun, goes_on, write_all = threading.Event(), threading.Event(), folder_pieces.write_all
+    went_on = []
+
+    def slow(file: int, data: bytes | bytearray | memoryview) -> None:
+        begun.set()
+        went_on.append(goes_on.wait(3))
+        write_all(file, data)
+
+    monkeypatch.setattr(folder_pieces, "write_all", slow)
+    append = store.append("upload", 0, None)
+    await append.write(bytes(folder_pieces.CHUNK_BYTES))
+    waiting = asyncio.create_task(append.durable())
+    assert await asyncio.to_thread(begun.wait, 10)
+    waiting.cancel()
+    await asyncio.wait((waiting,))
+    closing = asyncio.create_task(append.close())
+    asyncio.get_running_loop().call_later(0, goes_on.set)
+    await closing
+    assert went_on == [True]
+    assert list((tmp_path / "tenant" / "tslow" / ".staging").iterdir()) == []
+
+
 async def test_a_folder_whose_files_are_cut_short_gives_no_other_bytes_for_those_that_are_gone(tmp_path: Path) -> None:
     store = FolderStore(tmp_path, "tcut", b"", "http://127.0.0.1:1")
     first = store.append("upload", 0, None)
@@ -1470,6 +1496,26 @@ async def test_what_a_gateway_answers_in_place_of_s3_does_not_pass_for_a_stored_
     made = b'<CompleteMultipartUploadResult><ETag>"ab-2"</ETag></CompleteMultipartUploadResult>'
     gateway.answer("POST .*uploadId=", body=made)
     await refused(put=False)
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"<Error><Code>NoSuchBucket</Code></Error>"], ids=["gateway", "bucket"])
+async def test_a_server_that_answers_404_to_everything_has_lost_no_piece(
+    liar: tuple[LyingS3, S3Store], body: bytes
+) -> None:
+    """Else the bytes of all uploads under way would have to come again."""
+    gateway, store = liar
+    pieces, key = Pieces(store), content_key(store._tenant_id, "13" * 32)
+    for size in (6 * MIB, 7 * MIB, 10):
+        await pieces.add_from_source(bytes(size))
+    gateway.answer(".", "404 Not Found", body=body)
+    append, whole = pieces.begin(), pieces.whole
+    await whole.finish()
+    for call in (whole.promote(key), whole.read(0, 10), anext(whole.stream()), append.write(b"more")):
+        with pytest.raises(Unavailable) as raised:
+            await call
+        assert not isinstance(raised.value, PieceGone)
+    gateway.tell_truth()
+    await whole.promote(key)
 
 
 async def test_pieces_that_a_server_does_not_join_are_sent_to_it_again(liar: tuple[LyingS3, S3Store]) -> None:
