@@ -84,8 +84,9 @@ class Cors(CORSMiddleware):
         if answer.status_code == 200:
             return Response(status_code=204, headers=headers | own)
         origin = request_headers["origin"]
-        # Browsers tell neither the app nor its user what this answer says.
-        _log.info("origin_refused", origin=origin[:_MOST_SHOWN], request_id=own[REQUEST_ID])
+        if not self.is_allowed_origin(origin):  # else it is the method that is refused
+            # Browsers tell neither the app nor its user what this answer says.
+            _log.info("origin_refused", origin=origin[:_MOST_SHOWN], request_id=own[REQUEST_ID])
         return problems.response(
             "origin_not_allowed",
             f"Web apps of {origin} may not make this call; the platform names the origins that may, "

@@ -67,11 +67,14 @@ async def test_a_preflight_has_a_request_id_like_every_answer(open_api: Api, ori
         first, second = [await browser.options("/v1/jobs", headers=asked) for _ in range(2)]
         with capture_logs() as logged:
             named = await browser.options("/v1/jobs", headers={**asked, "X-Request-Id": "mine-1"})
+            method = {"Access-Control-Request-Method": "TRACE", "X-Request-Id": "mine-2"}
+            other_method = await browser.options("/v1/jobs", headers={**asked, **method})
     assert len(first.headers["x-request-id"]) == len(second.headers["x-request-id"]) == 26
     assert first.headers["x-request-id"] != second.headers["x-request-id"]
     assert named.headers["x-request-id"] == "mine-1"
+    assert other_method.json()["code"] == "origin_not_allowed"
     refused = [(each["origin"], each["request_id"]) for each in logged if each["event"] == "origin_refused"]
-    assert refused == ([] if origin == APP else [(origin, "mine-1")])
+    assert refused == ([] if origin == APP else [(origin, "mine-1"), (origin, "mine-2")])
 
 
 async def test_an_api_at_a_private_address_can_be_called_by_the_origins_that_are_named(open_api: Api) -> None:
