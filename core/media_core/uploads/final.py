@@ -15,9 +15,9 @@ from media_core.contents.life import Reservation
 from media_core.errors import Refused, Unavailable
 from media_core.ids import new_upload_id
 from media_core.store import PieceGone
-from media_core.uploads.claims import RESERVED_LONGER, Claim, Declared, locked, shielded
+from media_core.uploads.claims import RESERVED_LONGER, Claim, Declared, shielded
 from media_core.uploads.resumable import Resumables, checked
-from media_core.uploads.rows import Progress, commit_lost, pieces_of
+from media_core.uploads.rows import Progress, commit_lost, whole
 from media_core.uploads.upload import Uploaded
 
 MOST_PARTS: Final = 1000
@@ -139,16 +139,14 @@ class Finals:
         uploading = await self._uploads.start(announced=total, digest=digest, reservation=reservation)
         async with uploading as upload:
             for part in parts:
-                pieces = await pieces_of(self._uploads.database, part)
                 try:
+                    pieces, *_ = await whole(self._uploads.database, part, claim_of[part].length)
                     async with aclosing(self._uploads.store.gathered(part, pieces).stream()) as chunks:
                         async for chunk in chunks:
                             await upload.write(bytes(chunk))
                 except PieceGone as gone:
                     await shielded(claim_of[part].go_back(gone))
                     raise _incomplete() from None
-            if upload.size != total:  # a failover has lost what came last of a part
-                raise locked()
             return await upload.commit(caller, declared, idempotency_key=key)
 
     async def _end_all(self, caller: Claims, parts: Sequence[str]) -> None:

@@ -910,15 +910,19 @@ async def test_where_a_piece_before_the_last_is_gone_the_bytes_from_there_on_com
             server.stop()
 
 
+@pytest.mark.parametrize("lost", ["file", "row"])
 async def test_a_part_whose_bytes_are_lost_is_complete_no_more_and_its_bytes_come_again(
-    resumables: Resumables, uploads: Uploads, folder_store: FolderStore, database: Database
+    resumables: Resumables, uploads: Uploads, folder_store: FolderStore, database: Database, lost: str
 ) -> None:
     finals, data = Finals(resumables), [os.urandom(MIB), os.urandom(MIB)]
     parts = [(await resumables.create(ALICE, FILE, MIB, partial=True)).upload_id for _ in data]
     for part, its in zip(parts, data, strict=True):
         await add(resumables, part, its, 0)
-    ((name,),) = await database.call("SELECT name FROM upload_piece WHERE upload_id = %s", (parts[1],))
-    (folder_store._root / staging_key(uploads.tenant_id, name)).unlink()
+    if lost == "file":
+        ((name,),) = await database.call("SELECT name FROM upload_piece WHERE upload_id = %s", (parts[1],))
+        (folder_store._root / staging_key(uploads.tenant_id, name)).unlink()
+    else:
+        await database.call("DELETE FROM upload_piece WHERE upload_id = %s", (parts[1],))
     concat = f"final;{parts[0]} {parts[1]}"
     with pytest.raises(Refused) as refused:
         await finals.concatenate(ALICE, concat, parts, FILE)
