@@ -62,9 +62,9 @@ WITH held AS (
     RETURNING upload_id, received
 ), forgotten AS (
     DELETE FROM upload_piece USING held
-    WHERE upload_piece.upload_id = held.upload_id AND number >= %(number)s
+    WHERE upload_piece.upload_id = held.upload_id AND number >= %(number)s RETURNING name, size
 )
-SELECT received FROM held
+SELECT received, name, size FROM held LEFT JOIN forgotten ON true
 """
 _ENDING: Final = "UPDATE upload SET ending = true WHERE upload_id = %s AND claim = %s RETURNING 1"
 
@@ -202,14 +202,15 @@ class Claim:
         self.received, self.pieces, self.expires_at = received, first + len(pieces), kept[0].expires_at
         self.last = pieces[-1]
 
-    async def go_back(self, gone: PieceGone) -> None:
-        """The piece that is gone counts no more, nor do those that follow it: their bytes have to come again. Raises as
-        `keep`.
+    async def go_back(self, gone: PieceGone) -> list[Piece]:
+        """The piece that is gone counts no more, nor do those that follow it: their bytes have to come again. Returns
+        these pieces. Raises as `keep`.
         """
         where = {"upload_id": self.upload_id, "claim": self._token, "pieces": self.pieces, "number": gone.number}
         if not (kept := await self._database.call(_GO_BACK, where)):
             raise locked()
         self.received, self.pieces = int(kept[0].received), gone.number
+        return [Piece(row.name, row.size) for row in kept if row.name is not None]
 
     async def _let_go(self) -> None:
         if not self.is_held:

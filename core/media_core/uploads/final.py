@@ -145,7 +145,7 @@ class Finals:
                         async for chunk in chunks:
                             await upload.write(bytes(chunk))
                 except PieceGone as gone:
-                    await shielded(claim_of[part].go_back(gone))
+                    await shielded(self._rows.go_back(claim_of[part], gone))
                     raise _incomplete() from None
             return await upload.commit(caller, declared, idempotency_key=key)
 

@@ -158,7 +158,7 @@ class Resumables:
                     try:
                         await self.finish(caller, claim)
                     except PieceGone as gone:
-                        await shielded(claim.go_back(gone))
+                        await shielded(self.rows.go_back(claim, gone))
             return await self.rows.progress(caller, upload_id)
         return progress_of(row, row.declared)
 
@@ -200,7 +200,7 @@ class Resumables:
                 try:
                     yield receiving
                 except PieceGone as gone:
-                    await shielded(claim.go_back(gone))
+                    await shielded(self.rows.go_back(claim, gone))
                     raise _another_offset(claim.received, offset) from None
                 except Exception:
                     await shielded(receiving.keep_what_came())

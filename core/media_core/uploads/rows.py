@@ -5,7 +5,7 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -215,6 +215,13 @@ class Rows:
             if time.monotonic() >= until:
                 raise locked()
             await asyncio.sleep(CLAIM_POLL_SECONDS)
+
+    async def go_back(self, claim: Claim, gone: PieceGone) -> None:
+        """As `Claim.go_back`, and removes what the store has of these pieces: the quota does not count them."""
+        with claim.working():
+            pieces = await claim.go_back(gone)
+            with suppress(Unavailable):  # the sweep of staging removes them after the upload
+                await self._store.gathered(claim.upload_id, pieces).discard()
 
     async def end(self, claim: Claim) -> None:
         with claim.working():

@@ -60,6 +60,12 @@ async def lose_the_newest(database: Database, upload_id: str, *, left: int) -> N
     await database.call("UPDATE upload_piece SET size = %s WHERE upload_id = %s", (left, upload_id))
 
 
+async def staged(store: FolderStore | S3Store) -> set[str]:
+    if isinstance(store, FolderStore):
+        return {path.name for path in store._staging.iterdir()}
+    return {entry.key.removeprefix(store._staging) async for entry in store._list(store._staging)}
+
+
 @pytest.fixture
 def pieces_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder without locks, in which each request makes a piece of its own."""
@@ -902,6 +908,8 @@ async def test_where_a_piece_before_the_last_is_gone_the_bytes_from_there_on_com
             await add(at, upload_id, data[12 * MIB :], 12 * MIB)
         assert (refused.value.code, refused.value.facts) == ("offset_mismatch", {"offset": offset})
         assert (await at.settled(ALICE, upload_id)).received == offset
+        left = await database.call("SELECT name FROM upload_piece", ())
+        assert await staged(store) == {row.name for row in left}
         await end_whole(at, upload_id, data, offset)
         assert await broken(database, store, uploads.tenant_id) == []
     finally:
