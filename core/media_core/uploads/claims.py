@@ -66,7 +66,11 @@ WITH held AS (
 )
 SELECT received, name, size FROM held LEFT JOIN forgotten ON true
 """
-_ENDING: Final = "UPDATE upload SET ending = true WHERE upload_id = %s AND claim = %s RETURNING 1"
+_ENDING: Final = """
+UPDATE upload SET ending = true WHERE upload_id = %(upload_id)s AND claim = %(claim)s
+    AND (%(final)s::text IS NULL OR EXISTS (SELECT FROM upload AS final WHERE final.upload_id = %(final)s))
+RETURNING 1
+"""
 
 
 @dataclass(frozen=True)
@@ -162,9 +166,12 @@ class Claim:
             raise locked()
         self.length = length
 
-    async def begin_end(self) -> None:
-        """From now on nobody adds to the upload; the sweep ends it if this process does not. Raises as `keep`."""
-        if not await self._database.call(_ENDING, (self.upload_id, self._token)):
+    async def begin_end(self, *, final: str | None = None) -> None:
+        """From now on nobody adds to the upload; the sweep ends it if this process does not. Raises as `keep`.
+
+        `final`: the upload that has its bytes by now. Where a failover has lost that one, Refused `upload_locked`, too.
+        """
+        if not await self._database.call(_ENDING, {"upload_id": self.upload_id, "claim": self._token, "final": final}):
             raise locked()
 
     async def keep(self, new: Durable, lifetime: timedelta, *, is_last: bool = False) -> None:

@@ -63,7 +63,7 @@ class Finals:
         """
         same = await self._uploads.database.call(_SAME, (caller.subject, concat, declared.text))
         if same:
-            await self._end_all(caller, parts)  # the process may have been killed before it did
+            await self._end_all(caller, parts, same[0].upload_id)  # the process may have been killed before it did
             return await self._rows.progress(caller, same[0].upload_id)
         total = await self._size(caller, parts)
         checked(caller, declared, total, await self._uploads.policy.current())
@@ -77,7 +77,7 @@ class Finals:
                 if not await self._rows.insert(upload_id, caller, declared, total, concat=concat, uploaded=uploaded):
                     raise commit_lost()
             for claim in claims:
-                await self._rows.end(claim)
+                await self._rows.end(claim, final=upload_id)
         return await self._rows.progress(caller, upload_id)
 
     async def _size(self, caller: Claims, parts: Sequence[str]) -> int:
@@ -149,12 +149,12 @@ class Finals:
                     raise _incomplete() from None
             return await upload.commit(caller, declared, idempotency_key=key)
 
-    async def _end_all(self, caller: Claims, parts: Sequence[str]) -> None:
+    async def _end_all(self, caller: Claims, parts: Sequence[str], final: str) -> None:
         for part in parts:
             with contextlib.suppress(Refused):  # it has ended
                 async with self._rows.claimed(caller, part) as claim:
                     if claim.is_partial:
-                        await self._rows.end(claim)
+                        await self._rows.end(claim, final=final)
 
 
 def _incomplete() -> Refused:

@@ -223,9 +223,9 @@ class Rows:
             with suppress(Unavailable):  # the sweep of staging removes them after the upload
                 await self._store.gathered(claim.upload_id, pieces).discard()
 
-    async def end(self, claim: Claim) -> None:
+    async def end(self, claim: Claim, *, final: str | None = None) -> None:
         with claim.working():
-            await claim.begin_end()
+            await claim.begin_end(final=final)
             await remove(self._database, self._store, claim.upload_id)
 
 

@@ -25,7 +25,7 @@ from media_core.uploads import expiry, resumable
 from media_core.uploads.claims import Claim, Declared
 from media_core.uploads.final import Finals
 from media_core.uploads.resumable import Checksum, Resumables
-from media_core.uploads.rows import Progress
+from media_core.uploads.rows import Progress, Rows
 from media_core.uploads.upload import Upload, Uploaded, Uploads
 from tests.integration.acting import upload, usage
 from tests.integration.invariants import broken
@@ -743,23 +743,41 @@ async def test_a_failover_that_loses_bytes_of_a_part_makes_no_shorter_final_uplo
     assert uploaded.sha256 == hashlib.sha256(b"".join(data)).hexdigest()
 
 
+@pytest.mark.parametrize("lost", ["file", "file and row"])
 async def test_the_parts_of_a_final_upload_that_a_failover_has_lost_stay(
-    resumables: Resumables, uploads: Uploads, library: Library, database: Database, monkeypatch: pytest.MonkeyPatch
+    resumables: Resumables,
+    uploads: Uploads,
+    library: Library,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    lost: str,
 ) -> None:
-    finals, data, commit = Finals(resumables), [os.urandom(MIB), os.urandom(MIB)], Upload.commit
+    finals, data, commit, insert = Finals(resumables), [os.urandom(MIB), os.urandom(MIB)], Upload.commit, Rows.insert
     parts = [(await resumables.create(ALICE, FILE, MIB, partial=True)).upload_id for _ in data]
     for part, its in zip(parts, data, strict=True):
         await add(resumables, part, its, 0)
 
-    async def commit_and_lose(*arguments: Any, **how: Any) -> Uploaded:
-        uploaded = await commit(*arguments, **how)
+    async def lose(uploaded: Uploaded) -> None:
         await library.contents.delete_item(uploaded.media_id)
         await database.call("DELETE FROM media_tombstone", ())
         await database.call("DELETE FROM idempotency", ())
+        await database.call("DELETE FROM upload WHERE concat <> 'partial'", ())
+
+    async def commit_and_lose(*arguments: Any, **how: Any) -> Uploaded:
+        uploaded = await commit(*arguments, **how)
+        if lost == "file":
+            await lose(uploaded)
         return uploaded
 
-    with monkeypatch.context() as patch, pytest.raises(Unavailable):
+    async def insert_and_lose(*arguments: Any, **how: Any) -> bool:
+        is_inserted = await insert(*arguments, **how)
+        if lost == "file and row":
+            await lose(how["uploaded"])
+        return is_inserted
+
+    with monkeypatch.context() as patch, pytest.raises((Refused, Unavailable)):
         patch.setattr(Upload, "commit", commit_and_lose)
+        patch.setattr(Rows, "insert", insert_and_lose)
         await finals.concatenate(ALICE, "final;", parts, FILE)
     uploaded = (await finals.concatenate(ALICE, "final;", parts, FILE)).uploaded
     assert uploaded is not None
