@@ -278,6 +278,10 @@ async def test_a_receiver_that_takes_nothing_for_three_days_loses_the_old_events
     await database.call("UPDATE webhook_delivery SET first_at = first_at - interval '73 hours'", ())
     await database.call("UPDATE webhook SET failing_since = failing_since - interval '73 hours'", ())
     new = await upload(uploads, b"new")
+    late = await upload(uploads, b"late")  # its transaction began before and was committed after
+    await database.call(
+        "UPDATE event SET created_at = created_at - interval '73 hours' WHERE media_id = %s", (late.media_id,)
+    )
     async with delivering(database, receiver.url, write_secret(tmp_path, 1)):
 
         async def given_up() -> bool:
@@ -285,7 +289,7 @@ async def test_a_receiver_that_takes_nothing_for_three_days_loses_the_old_events
 
         await eventually(given_up)
         receiver.answers = lambda _: 200
-        await receiver.until(lambda it: it.told() == [(new.media_id, "stored")])
+        await receiver.until(lambda it: it.told() == [(new.media_id, "stored"), (late.media_id, "stored")])
 
 
 @pytest.mark.parametrize("failures", [1, webhooks.RESTS_AFTER], ids=["once", "again and again"])
