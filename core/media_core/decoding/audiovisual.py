@@ -48,6 +48,7 @@ from media_core.decoding.durations import (
     is_ogg_of_several,
     size_of,
 )
+from media_core.decoding.encryption import encrypted
 from media_core.decoding.failures import CannotDecode
 from media_core.decoding.films import displayed_sides, video_frame
 from media_core.decoding.recordings import audio_window
@@ -93,6 +94,8 @@ def probe(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
             picture = film_to_show(container)
         except CannotDecode as error:
             no_picture = error.detail
+        if name.startswith("mov,") and picture is not None and encrypted(file)[0]:
+            no_picture = "its picture is encrypted"
         is_bare = name in BARE
         duration = None if is_bare or is_estimated(container, file) else stated_duration(container)
         may_be_joined = (

@@ -16,6 +16,7 @@ from av.container import InputContainer
 from av.filter import Graph
 
 from media_core.decoding.containers import frames_of, frames_of_joined, opened, seek_to, sound_to_hear, start_of
+from media_core.decoding.encryption import encrypted
 from media_core.decoding.failures import CannotDecode
 
 SAMPLE_RATE = 16_000
@@ -60,7 +61,7 @@ def audio_window(
     it alone, from 1, as mono. Otherwise its channels are mixed to `layout`; stereo samples are interleaved.
     `begins_again`: whether its timestamps do (MediaFacts), so that nothing can be sought by them.
     """
-    with opened(file) as container:
+    with opened(file) as container, _encryption_told(file):
         stream = sound_to_hear(container, track)
         window = None
         if begins_again or (container.format.name == "ogg" and stream.codec_context.name in _MISPLACED_IN_OGG):
@@ -75,6 +76,17 @@ def audio_window(
         if window is None:
             window = _window(container, frames_of(container, stream), start, seconds, channel, layout)
     return {}, window or b""
+
+
+@contextlib.contextmanager
+def _encryption_told(file: IO[bytes]) -> Iterator[None]:
+    """Tells an encrypted sound from a damaged one."""
+    try:
+        yield
+    except CannotDecode as error:
+        if error.code == "corrupt" and encrypted(file)[1]:
+            raise CannotDecode("unsupported", "its sound is encrypted") from error
+        raise
 
 
 def _window(

@@ -248,6 +248,18 @@ async def test_light_that_is_brighter_than_white_is_mapped(decoding_pool: Decodi
             assert 140 < min(white) <= max(white) < 255
 
 
+async def test_a_film_that_is_encrypted_says_so(decoding_pool: DecodingPool) -> None:
+    how = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "11" * 16, "encryption_kid": "22" * 16}
+    data = media.film(2, **how)
+    facts = await looked_at(decoding_pool, data, "a.mp4")
+    assert (facts.mime_type, facts.width, facts.height, facts.thumbnail_status) == ("video/mp4", 320, 240, "none")
+    assert facts.duration == pytest.approx(2, abs=0.1)
+    assert facts.details == {"no_thumbnail": "its picture is encrypted"}
+    with pytest.raises(DecodingFailed) as failed:
+        await decoding_pool.run("audio_window", BytesSource(data), start=0.0, seconds=1.0)
+    assert (failed.value.code, failed.value.detail) == ("unsupported", "its sound is encrypted")
+
+
 async def test_a_grey_photoshop_picture_of_light_is_shown_in_srgb(decoding_pool: DecodingPool) -> None:
     data = media.photoshop(32, mode="L")
     thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/vnd.adobe.photoshop")
