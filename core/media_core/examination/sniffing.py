@@ -228,11 +228,20 @@ _BY_CHANCE = frozenset(
 )
 """What libmagic finds by two bytes or three, which any numbers may begin with."""
 
-_BEGINS_AS: Mapping[str, Callable[[bytes], bool]] = {
+_NETPBM = re.compile(rb"P[1-6](?:(?:\s|#[^\n]*\n)+\d+){2}\s")
+"""Width and height. Texts begin with "P1 incident"."""
+_SENDER = re.compile(rb"^From:", re.IGNORECASE | re.MULTILINE)
+"""Every message has one (RFC 5322, 3.6). Notes begin with "Date:"."""
+_BEGINS_AS: Mapping[str, Callable[[bytes], object]] = {
     "application/x-matlab-data": lambda head: head.startswith(b"MATLAB"),
     "application/x-dosexec": lambda head: head.startswith(b"MZ"),
     "image/jp2": lambda head: head.startswith(b"\0\0\0\x0cjP  \r\n\x87\n"),
+    "image/x-portable-bitmap": _NETPBM.match,
+    "image/x-portable-graymap": _NETPBM.match,
+    "image/x-portable-pixmap": _NETPBM.match,
     "image/x-tga": targa.begins,
+    "message/news": _SENDER.search,
+    "message/rfc822": lambda head: not head.startswith((b"Date:", b"Forward to", b"Pipe to")) or _SENDER.search(head),
 }
 """Whether content may be of these types. libmagic also finds them by a few bytes, which any content may have."""
 

@@ -167,6 +167,35 @@ def test_text_that_begins_like_a_recording_is_text(word: str) -> None:
     assert sniff(b"G" * 600) == "text/plain"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "P1 incident: the site is down\n",
+        "P4\nwas said to be late",
+        "P6 1 a\n",
+        "Date: Monday\nThere: Ann, Bob\n",
+        "Path: /etc\n",
+        "Forward to Ann",
+    ],
+)
+def test_notes_that_begin_like_a_picture_or_a_mail_are_text(text: str) -> None:
+    assert sniff(text.encode()) == "text/plain"
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (b"P1\n# of an editor\n2 2\n1 0\n0 1\n", "image/x-portable-bitmap"),
+        (b"P4 16 1\n\xff\0", "image/x-portable-bitmap"),
+        (b"P6 # of an editor\n1\n# and another\n1\n255\n\1\2\3", "image/x-portable-pixmap"),
+        (b"Date: Mon, 1 Jan 2026 10:00:00 +0000\r\nfrom: a@b.example\r\n\r\nHello\r\n", "message/rfc822"),
+        (b"Return-Path: <a@b.example>\r\nDate: Mon, 1 Jan 2026 10:00:00 +0000\r\n", "message/rfc822"),
+    ],
+)
+def test_pictures_in_letters_and_mails_are_still_found(head: bytes, expected: str) -> None:
+    assert sniff(head) == expected
+
+
 @pytest.mark.parametrize("beginning", [b"\xe9\0\1", b"\xeb\x3c\0", b"\xd5\x2b\x6a\x6ejP\0"])
 def test_a_byte_or_two_make_no_program_and_no_picture(beginning: bytes) -> None:
     assert sniff(beginning + bytes(range(256)) * 4) == "application/octet-stream"
