@@ -16,6 +16,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ SETTINGS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 METHODS = ("get", "head", "post", "put", "patch", "delete")
 
 
+@cache
 def attribute_docs(cls: type) -> dict[str, str]:
     """The string that follows each attribute in the class body, which Python itself throws away."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
@@ -425,7 +427,7 @@ def _meaning(schema: dict[str, Any]) -> str:
     return _one_line(" ".join([schema["description"], *said])).replace("<tenantId>", "`<tenantId>`")
 
 
-class _Plain(yaml.SafeDumper):
+class _Plain(yaml.CSafeDumper):
     """Without anchors: the same part may appear twice."""
 
     def ignore_aliases(self, data: Any) -> bool:
@@ -441,14 +443,15 @@ def definition() -> str:
 def pages() -> dict[str, str]:
     """Path in the repository -> content."""
     document = create_app(None).openapi()
+    manifest = definition()
     return {
         "docs/configuration.md": configuration(),
         "docs/http-api.md": http_api(document),
         "docs/openapi.json": json.dumps(document, indent=1, ensure_ascii=False) + "\n",
         "docs/mediatenant.md": media_tenant(),
         "cli/mediactl/models.py": models(document),
-        "crds/mediatenants.yaml": definition(),
-        "charts/media-platform/files/mediatenants.yaml": definition(),
+        "crds/mediatenants.yaml": manifest,
+        "charts/media-platform/files/mediatenants.yaml": manifest,
     }
 
 

@@ -87,7 +87,8 @@ def pods(case: Case) -> Iterator[Object]:
 @functools.cache
 def lines_of(name: str) -> list[str]:
     documents = (json.loads(json.dumps(each)) for each in made(CASES[name]))  # without YAML's anchors
-    told = [yaml.safe_dump(each, width=110, sort_keys=False, default_flow_style=None) for each in documents]
+    form = {"width": 110, "sort_keys": False, "default_flow_style": None}
+    told = [yaml.dump(each, Dumper=yaml.CSafeDumper, **form) for each in documents]
     return "---\n".join(told).splitlines(keepends=True)
 
 
