@@ -11,7 +11,7 @@ from media_api.app import create_app, services_of
 from media_api.metrics import Metrics, serve_collected
 from media_api.middleware.cors import marks_of
 from media_api.settings import Settings
-from media_core import logs
+from media_core import logs, variables
 from media_core.listening import listen
 from media_core.settings import complaints
 from media_core.store import open_store
@@ -30,6 +30,7 @@ def main() -> int:
         print(f"MEDIA_STORE: {error}", file=sys.stderr)
         return 2
     logs.configure(settings.log.format, settings.log.level)
+    variables.warn_of_unknown()
     bind = settings.server
     count = bind.processes or processes.granted()
     try:

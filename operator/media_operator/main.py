@@ -24,7 +24,7 @@ import kopf
 import structlog
 from pydantic import ValidationError
 
-from media_core import logs
+from media_core import logs, variables
 from media_core.errors import Unavailable
 from media_core.jobs.depth import Depth
 from media_core.settings import LogSettings, complaints
@@ -337,5 +337,6 @@ def main() -> int:
         print("\n".join(complaints(error)), file=sys.stderr)
         return 2
     logs.configure(settings.log.format, settings.log.level)
+    variables.warn_of_unknown()
     logging.getLogger("kopf").setLevel(logging.WARNING)  # below that it logs every event
     return asyncio.run(Operator(settings).run())

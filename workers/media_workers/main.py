@@ -18,7 +18,7 @@ import sys
 import structlog
 from pydantic import ValidationError
 
-from media_core import logs
+from media_core import logs, variables
 from media_core.database import Database
 from media_core.decoding.pool import DecodingPool
 from media_core.errors import Unavailable
@@ -88,6 +88,7 @@ def main() -> int:
         print("\n".join(complaints(error)), file=sys.stderr)
         return 2
     logs.configure(settings.log.format, settings.log.level)
+    variables.warn_of_unknown()
     metrics.serve(settings.metrics.port)
     try:
         asyncio.run(run(kind, settings))

@@ -18,6 +18,7 @@ from typing import Literal
 
 from pydantic import SecretStr
 
+from media_core import variables
 from media_core.auth import tokens
 from media_core.jobs.depth import Depth
 from media_operator.backends.databases import Databases
@@ -186,7 +187,8 @@ class Machine:
     # --- the processes' environment -----------------------------------------------------------------------------
 
     def _tenant_environment(self, tenant: MediaTenant) -> dict[str, str]:
-        inherited = {name: value for name, value in os.environ.items() if name not in OWN_SETTINGS}
+        dropped = OWN_SETTINGS.union(variables.unknown())  # of an unknown one `make run` has said so
+        inherited = {name: value for name, value in os.environ.items() if name not in dropped}
         return inherited | {
             "PYTHONUNBUFFERED": "1",
             # Nothing stands before our own server that could not take prepared statements.

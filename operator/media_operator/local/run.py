@@ -28,7 +28,7 @@ from pathlib import Path
 import watchfiles
 from pydantic import ValidationError
 
-from media_core import listening, logs
+from media_core import listening, logs, variables
 from media_core.auth import tokens
 from media_core.events.webhooks import host_of
 from media_core.settings import complaints
@@ -384,6 +384,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _sole_user_of(site.folder):
             _refuse_taken_ports(settings)
             logs.configure("text", "warning")
+            variables.warn_of_unknown()
             say("starting PostgreSQL, clamd and the api")
             postgres = EmbeddedPostgres(site.folder / "postgres")
             try:

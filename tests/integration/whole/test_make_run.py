@@ -529,7 +529,8 @@ def test_a_bad_setting_is_named_by_its_variable(refusal: Callable[..., str]) -> 
 
 
 def test_an_api_that_keeps_failing_is_visible_with_its_reason(make_run: Starter) -> None:
-    run = make_run(MEDIA_DECODING_PROCESSES="0")
+    run = make_run(MEDIA_DECODING_PROCESSES="0", MEDIA_DECODING_PROCESES="3")
+    run.said(r"unknown_variable .*did you mean MEDIA_DECODING_PROCESSES\?")
     run.said(r"^ApiReady +False +CrashLoop +api exited with \d+: .*PROCESSES: it must be greater than or equal to 1")
     run.said(r"api exited with \d+, 2 times: .*starting again in 1 s")
     assert run.end() == 0
