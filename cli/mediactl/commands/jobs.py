@@ -14,6 +14,15 @@ from mediactl.program.following import Format, follow, job_error, print_text
 from mediactl.program.render import Column
 from mediactl.program.session import Session, all_of, in_room, source_of, with_bar
 
+COLUMNS = (
+    Column("ID"),
+    Column("KIND"),
+    Column("STATUS"),
+    Column("DONE", right=True, optional=1),
+    Column("CREATED", optional=2),
+    Column("ERROR", shrinks=True),
+    Column("FILE", optional=3),
+)
 CUES = "Cues of --format srt and vtt"
 STORED = "How a local recording is stored"
 
@@ -152,15 +161,8 @@ def list_jobs(
     if session.as_json:
         render.data(found)
         return
-    columns = [
-        Column("ID"),
-        Column("KIND", optional=True),
-        Column("STATUS"),
-        Column("DONE", right=True),
-        Column("CREATED"),
-    ]
     render.table(
-        [*columns, Column("ERROR", shrinks=True), Column("FILE", optional=True)],
+        COLUMNS,
         [
             [
                 job["job_id"],

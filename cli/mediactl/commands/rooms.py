@@ -14,12 +14,12 @@ from mediactl.program.render import Column
 from mediactl.program.session import Session, all_of, in_room
 
 COLUMNS = (
-    Column("NAME", shrinks=True),
+    Column("NAME", shrinks=True, middle=True),
     Column("SIZE", right=True),
-    Column("TYPE", shrinks=True, optional=True),
+    Column("TYPE", shrinks=True, optional=2),
     Column("SCAN"),
-    Column("ADDED"),
-    Column("BY", shrinks=True, optional=True),
+    Column("ADDED", optional=1),
+    Column("BY", shrinks=True, optional=3),
     Column("ID"),
 )
 MINE = "Of what you uploaded, or with --owner"

@@ -119,9 +119,11 @@ class Column:
     heading: str
     right: bool = False
     shrinks: bool = False
-    """Cut with an ellipsis if the terminal is too narrow. Other columns are never cut."""
-    optional: bool = False
-    """Left out if cutting is not enough, the last one first."""
+    """Shortened with an ellipsis if the terminal is too narrow. Other columns are never shortened."""
+    middle: bool = False
+    """Shortened in the middle: names that differ mostly do so at an end, and the last one says what the file is."""
+    optional: int = 0
+    """Left out if shortening is not enough, the highest number first. 0: it is always there."""
 
 
 def data(value: Any) -> None:
@@ -157,13 +159,27 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> None:
     for number, row in enumerate(cells):
         line_of = Text()
         for place, width in widths.items():
-            cell = row[place] if cell_len(row[place]) <= width else set_cell_size(row[place], width - 1) + "…"
+            cell = _shortened(row[place], width, middle=columns[place].middle)
             space = " " * (width - cell_len(cell))
             line_of.append(space if columns[place].right else "")
             line_of.append(cell, "dim" if number == 0 else STYLES.get(cell))
             line_of.append(("" if columns[place].right else space) + "  ")
         line_of.rstrip()
         out.print(line_of, soft_wrap=True)
+
+
+def _shortened(cell: str, width: int, *, middle: bool) -> str:
+    """`cell` in at most `width` cells of the terminal."""
+    if cell_len(cell) <= width:
+        return cell
+    tail = ""
+    for character in reversed(cell if middle else ""):
+        if cell_len(character + tail) > width // 2:
+            break
+        tail = character + tail
+    while tail and not cell_len(tail[0]):  # a mark of the character before it
+        tail = tail[1:]
+    return set_cell_size(cell, width - 1 - cell_len(tail)).rstrip() + "…" + tail
 
 
 def _fit(columns: Sequence[Column], widths: Sequence[int], room: int) -> dict[int, int]:
@@ -178,7 +194,8 @@ def _fit(columns: Sequence[Column], widths: Sequence[int], room: int) -> dict[in
         if shrinking:
             fitted[max(shrinking, key=lambda place: fitted[place])] -= 1
         elif optional:
-            fitted = {place: widths[place] for place in fitted if place != optional[-1]}
+            least = max(optional, key=lambda place: columns[place].optional)
+            fitted = {place: widths[place] for place in fitted if place != least}
         else:
             break
     return fitted

@@ -1,7 +1,10 @@
 """What `mediactl` shows and reads, without a server."""
 
+import contextlib
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 
 import httpx
@@ -10,8 +13,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from httpx_sse import EventSource
 from jwt.algorithms import OKPAlgorithm
+from rich.cells import cell_len
+from rich.console import Console
 
 from mediactl import Client, Misuse
+from mediactl.commands import jobs, rooms
 from mediactl.download import _file_name
 from mediactl.exchange import seconds_of
 from mediactl.program import render, times, tokens
@@ -62,6 +68,75 @@ def test_a_name_can_neither_colour_the_terminal_nor_split_a_line() -> None:
     assert render.printable("Grüße 音声.m4a") == "Grüße 音声.m4a"
     for ordinary in ("می\u200cخواهم", "👩\u200d👩\u200d👧", "全角\u3000空白", "3.04.05\u202fPM", "a\u00a0b"):
         assert render.printable(ordinary) == ordinary
+
+
+FILES = [
+    [
+        "Holiday in the mountains 2024.jpeg",
+        "2.31 MiB",
+        "image/jpeg",
+        "clean",
+        "May 17 12:30",
+        "alice",
+        f"med-{26 * '0'}",
+    ],
+    ["会議の録音と資料のまとめ.m4a", "881 MiB", "audio/mp4", "unscannable", "May 17 12:30", "bob", f"med-{26 * '1'}"],
+]
+JOBS = [
+    [f"job-{26 * '0'}", "transcribe", "running", "40%", "May 17 12:30", "", f"med-{26 * '0'}"],
+    [f"job-{26 * '1'}", "scan", "failed", "0%", "May 17 12:30", "file_lost: it is not there", f"med-{26 * '1'}"],
+]
+
+
+def shown(
+    monkeypatch: pytest.MonkeyPatch,
+    columns: Sequence[render.Column],
+    rows: list[list[str]],
+    *,
+    terminal: int | None,
+) -> list[str]:
+    """The lines on a terminal of so many columns, or in a pipe."""
+    console = Console(file=StringIO(), force_terminal=terminal is not None, width=terminal, color_system=None)
+    monkeypatch.setattr(render, "out", console)
+    with contextlib.redirect_stdout(StringIO()) as piped:
+        render.table(columns, rows)
+    assert isinstance(console.file, StringIO)
+    return (console.file.getvalue() or piped.getvalue()).splitlines()
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+def test_a_list_has_what_is_essential_on_a_terminal_of_any_width(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    heading, *lines = shown(monkeypatch, rooms.COLUMNS, FILES, terminal=width)
+    assert {"NAME", "SIZE", "SCAN", "ID"} <= set(heading.split())
+    assert all(
+        set(row[1].split()) | {row[3], row[6]} <= set(line.split()) for row, line in zip(FILES, lines, strict=True)
+    )
+    heading, *lines = shown(monkeypatch, jobs.COLUMNS, JOBS, terminal=width)
+    assert {"ID", "KIND", "STATUS", "ERROR"} <= set(heading.split())
+    assert all({row[0], row[1], row[2]} <= set(line.split()) for row, line in zip(JOBS, lines, strict=True))
+
+
+def test_columns_are_left_out_for_a_narrow_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def headings(columns: Sequence[render.Column], rows: list[list[str]], width: int) -> list[str]:
+        lines = shown(monkeypatch, columns, rows, terminal=width)
+        assert width < 80 or max(map(cell_len, lines)) <= width
+        return lines[0].split()
+
+    assert headings(rooms.COLUMNS, FILES, 120) == ["NAME", "SIZE", "TYPE", "SCAN", "ADDED", "BY", "ID"]
+    assert headings(rooms.COLUMNS, FILES, 80) == ["NAME", "SIZE", "SCAN", "ADDED", "ID"]
+    assert headings(rooms.COLUMNS, FILES, 60) == ["NAME", "SIZE", "SCAN", "ID"]
+    assert headings(jobs.COLUMNS, JOBS, 120) == ["ID", "KIND", "STATUS", "DONE", "CREATED", "ERROR", "FILE"]
+    assert headings(jobs.COLUMNS, JOBS, 80) == ["ID", "KIND", "STATUS", "DONE", "ERROR"]
+    assert headings(jobs.COLUMNS, JOBS, 60) == ["ID", "KIND", "STATUS", "ERROR"]
+
+
+def test_a_name_is_shortened_in_the_middle_and_keeps_its_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [line.split("  ")[0].strip() for line in shown(monkeypatch, rooms.COLUMNS, FILES, terminal=80)[1:]]
+    assert names == ["Holid….jpeg", "会議の….m4a"]
+
+
+def test_a_pipe_gets_every_column_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(monkeypatch, rooms.COLUMNS, FILES, terminal=None) == ["\t".join(row) for row in FILES]
 
 
 @pytest.mark.parametrize(
