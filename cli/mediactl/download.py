@@ -6,10 +6,10 @@ another file's bytes.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +84,7 @@ class Download:
             with part.open("ab+") as file:
                 try:
                     # Two writers could each see a right hash and still leave a wrong file.
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _lock(file)
                 except OSError:
                     raise Misuse(f"another download of {target} is under way") from None
                 if not mark:
@@ -228,6 +228,19 @@ def _file_name(disposition: str | None, fallback: str) -> str:
 def _cut(name: str, most: int) -> str:
     """At most so many bytes of a name."""
     return os.fsencode(name)[:most].decode("utf-8", "ignore")
+
+
+def _lock(file: BinaryIO) -> None:
+    """Locks it until it is closed. Raises OSError if another process has it. Each system has a module of its own."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _sha256_of(path: Path) -> str:

@@ -5,6 +5,7 @@ tests/integration/clients/test_mediactl.py has the real api; here are answers th
 
 import email
 import email.policy
+import fcntl
 import hashlib
 import json
 import os
@@ -27,7 +28,6 @@ import jwt
 import pytest
 from typer.testing import CliRunner, Result
 
-from mediactl import download
 from mediactl.commands import app
 
 Answer = Callable[["Handler"], None]
@@ -754,7 +754,7 @@ def test_wrong_bytes_are_never_kept(server: Script, here: Path, part: bytes) -> 
 
 def test_two_downloads_never_write_into_one_part(server: Script, here: Path) -> None:
     with (here / f"a.bin.{DIGEST[:12]}.part").open("wb") as other:
-        download.fcntl.flock(other, download.fcntl.LOCK_EX)
+        fcntl.flock(other, fcntl.LOCK_EX)
         server.on("GET", PATH, file_of())
         assert "under way" in mediactl(server, "download", "med-1", code=2).stderr
 

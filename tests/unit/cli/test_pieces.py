@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from io import StringIO
@@ -257,3 +259,18 @@ def test_lifetimes(text: str, seconds: int) -> None:
 def test_a_lifetime_that_cannot_be_read_is_shown_one_that_can(text: str) -> None:
     with pytest.raises(Misuse, match="looks like 30s"):
         times.lifetime(text)
+
+
+def test_it_starts_where_no_module_of_posix_is() -> None:
+    """As on Windows."""
+    missing = ("fcntl", "grp", "pwd", "resource", "termios", "tty")
+    program = f"""
+import sys
+sys.modules.update(dict.fromkeys({missing}))
+sys.argv = ["mediactl", "--version"]
+from mediactl.__main__ import run
+run()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.strip(), done.stderr
+    assert done.returncode == 0, done.stderr
