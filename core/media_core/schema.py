@@ -5,11 +5,12 @@ It stands on SQLAlchemy and Alembic, which take 25 MB of memory. The data plane 
 
 import threading
 from importlib.resources import files
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from psycopg import sql
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import Engine, create_engine, event, make_url
 
 SESSION = {
     "client_encoding": "UTF8",
@@ -28,9 +29,25 @@ SESSION_OPTIONS = "-c quote_all_identifiers=off " + " ".join(
     "-c " + f"{name}={value}".replace(" ", "\\ ") for name, value in SESSION.items()
 )
 """The same for a direct connection, as libpq's `options` has it. Names that the operator compares are not quoted."""
+TRANSACTION_TIMEOUT_SINCE = 170_000
+"""The version of PostgreSQL that has `transaction_timeout`. An older one refuses a role or a connection that names it,
+so it stands in neither of the above."""
 
 _MIGRATING = threading.Lock()
 """Alembic keeps the current migration in a module's globals: two at once would migrate each other's schemas."""
+
+
+def lift_transaction_timeout(engine: Engine) -> None:
+    """The engine's transactions take as long as their statements, whatever the server or the role sets."""
+
+    @event.listens_for(engine, "connect", insert=True)  # before SQLAlchemy's own first transaction
+    def _connected(connection: Any, record: Any) -> None:
+        if record.driver_connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE:
+            connection.autocommit = True
+            cursor = connection.cursor()
+            cursor.execute("SET transaction_timeout = 0")
+            cursor.close()
+            connection.autocommit = False
 
 
 def migrate(url: str, schema: str, tenant: str) -> None:
@@ -43,6 +60,7 @@ def migrate(url: str, schema: str, tenant: str) -> None:
     own = make_url(url).query.get("options", "")
     options = f"{own} {SESSION_OPTIONS} -c search_path={schema} -c lock_timeout=1s -c statement_timeout=300s"
     engine = create_engine(url, connect_args={"connect_timeout": 5, "options": options})
+    lift_transaction_timeout(engine)
     try:
         with _MIGRATING, engine.begin() as connection:
             config.attributes["connection"] = connection

@@ -198,7 +198,9 @@ class Databases:
             await _set_password(tx, schema, password)
             limit = self._settings.connection_limit
             await _execute(tx, "ALTER ROLE {} LOGIN CONNECTION LIMIT {} VALID UNTIL 'infinity'", role, limit)
-            await _set(tx, role, {"search_path": schema, **TENANT_SETTINGS})
+            (server,) = await _execute(tx, _HAS_TRANSACTION_TIMEOUT)
+            further = {"transaction_timeout": "0"} if server.has_it else {}
+            await _set(tx, role, {"search_path": schema, **TENANT_SETTINGS, **further})
             await _let_in(tx, schema, self._locks)
             if "schema" not in marks:  # owned by the operator: the tenant can neither drop it nor change its mark
                 await _execute(tx, "CREATE SCHEMA {}", name)
@@ -494,10 +496,13 @@ _ROLE = """
 SELECT rolcanlogin AND NOT EXISTS ({}) AND coalesce(has_schema_privilege(oid, to_regnamespace({}), 'USAGE'), true)
     AND coalesce(has_table_privilege(oid, to_regclass({}), 'INSERT'), true)
     AND has_database_privilege(oid, current_database(), 'CONNECT') AND coalesce(rolconfig @> {}, false)
+    AND (current_setting('transaction_timeout', true) IS NULL OR 'transaction_timeout=0' = ANY(rolconfig))
     AND coalesce(rolvaliduntil, 'infinity') = 'infinity' AS is_complete,
     oid, rolconnlimit, shobj_description(oid, 'pg_authid') AS comment
 FROM pg_roles WHERE rolname = {}
 """
+_HAS_TRANSACTION_TIMEOUT = "SELECT current_setting('transaction_timeout', true) IS NOT NULL AS has_it"
+"""From PostgreSQL 17 on."""
 _OID = "SELECT oid FROM pg_roles WHERE rolname = {}"
 _WITH_TABLE = """
 SELECT nspname AS name FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace

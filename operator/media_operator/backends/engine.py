@@ -9,6 +9,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from media_core.connections import TRUSTED_SECONDS
+from media_core.schema import lift_transaction_timeout
 
 
 def open_engine(url: str, *, pool_size: int) -> AsyncEngine:
@@ -21,6 +22,7 @@ def open_engine(url: str, *, pool_size: int) -> AsyncEngine:
         pool_timeout=10,
         connect_args={"prepare_threshold": None, "connect_timeout": 5},
     )
+    lift_transaction_timeout(engine.sync_engine)
     dialect = engine.dialect
 
     @event.listens_for(engine.sync_engine, "checkin")

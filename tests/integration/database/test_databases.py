@@ -489,6 +489,7 @@ ODD = {
     "statement_timeout": "1ms",
     "lock_timeout": "1ms",
     "idle_session_timeout": "1ms",
+    "transaction_timeout": "100ms",  # a migration takes longer
     "quote_all_identifiers": "on",
 }
 
@@ -544,10 +545,12 @@ async def test_a_tenant_of_before_gets_the_settings_that_its_role_lacks(
     databases: Databases, schema: str, superuser: psycopg.AsyncConnection
 ) -> None:
     await make(databases, schema)
-    await superuser.execute(sql.SQL("ALTER ROLE {} RESET timezone").format(sql.Identifier(schema)))
-    assert not (await databases.observe(schema, PASSWORD)).complete
-    await databases.create(schema, ACME, "secret")
-    assert (await databases.observe(schema, PASSWORD)).complete
+    for setting in ("timezone", "transaction_timeout"):
+        reset = sql.SQL("ALTER ROLE {} RESET {}").format(sql.Identifier(schema), sql.Identifier(setting))
+        await superuser.execute(reset)
+        assert not (await databases.observe(schema, PASSWORD)).complete
+        await databases.create(schema, ACME, "secret")
+        assert (await databases.observe(schema, PASSWORD)).complete
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
