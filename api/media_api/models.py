@@ -296,6 +296,9 @@ class Usage(BaseModel):
     objects: int = Field(description="Distinct contents.")
     files: int = Field(description="Uploads that refer to them.")
     dedupe_saved_bytes: int = Field(description="Bytes that were sent and did not have to be stored again.")
+    transcribed_seconds_today: int = Field(
+        description="Audio that counts towards today's `max_transcription_minutes_per_day`; from 0 again at 00:00 UTC."
+    )
 
 
 class JobError(BaseModel):

@@ -347,6 +347,8 @@ class Usage(TypedDict):
     """Uploads that refer to them."""
     dedupe_saved_bytes: int
     """Bytes that were sent and did not have to be stored again."""
+    transcribed_seconds_today: int
+    """Audio that counts towards today's `max_transcription_minutes_per_day`; from 0 again at 00:00 UTC."""
 
 
 class Word(TypedDict):

@@ -31,5 +31,6 @@ async def get_usage(caller: Reader, services: Wired, _known: KnownOnly) -> Data[
             objects=totals.objects,
             files=totals.usage.items,
             dedupe_saved_bytes=totals.dedupe_saved,
+            transcribed_seconds_today=totals.transcribed_today,
         )
     )

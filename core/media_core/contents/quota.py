@@ -51,7 +51,7 @@ WITH over AS (
 )
 UPDATE job SET charged_seconds = %(seconds)s FROM over WHERE job.job_id = over.job_id
 """
-_CHARGED_TODAY: Final = "SELECT seconds FROM transcription_day WHERE day = (now() AT TIME ZONE 'UTC')::date"
+CHARGED_TODAY: Final = "SELECT seconds FROM transcription_day WHERE day = (now() AT TIME ZONE 'UTC')::date"
 
 
 USAGE: Final = "stored_bytes, reserved_bytes, max_bytes, items, max_items"
@@ -104,7 +104,7 @@ async def check_transcription(tx: Transaction, seconds: float, limit: int) -> No
 
 
 async def _charged_today(tx: Transaction) -> int:
-    return (await tx.value(_CHARGED_TODAY)) or 0
+    return (await tx.value(CHARGED_TODAY)) or 0
 
 
 def seconds_left_today() -> int:

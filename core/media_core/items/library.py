@@ -79,7 +79,8 @@ ON CONFLICT (media_id, key) DO UPDATE SET value = excluded.value
 """
 _DELETED_BEFORE: Final = "SELECT uploaded_by FROM media_tombstone WHERE media_id = %s"
 _TOTALS: Final = f"""
-SELECT objects, item_bytes - object_bytes AS dedupe_saved, {quota.USAGE} FROM usage
+SELECT objects, item_bytes - object_bytes AS dedupe_saved, coalesce(({quota.CHARGED_TODAY}), 0), {quota.USAGE}
+FROM usage
 """  # noqa: S608 (a constant)
 _CONTENT: Final = """
 SELECT sha256, size, mime_type, scan_status FROM blob
@@ -115,10 +116,12 @@ class Servable:
 
 @dataclass(frozen=True)
 class Totals:
-    """`objects`: distinct contents; `dedupe_saved`: bytes sent, but not stored again."""
+    """`objects`: distinct contents; `dedupe_saved`: bytes sent, but not stored again; `transcribed_today`: seconds of
+    audio, as they count towards the day's limit."""
 
     objects: int
     dedupe_saved: int
+    transcribed_today: int
     usage: quota.Usage
 
 
@@ -225,8 +228,8 @@ class Library:
 
     async def totals(self) -> Totals:
         (row,) = await self.database.call(_TOTALS, ())
-        objects, dedupe_saved, *usage = row
-        return Totals(objects, dedupe_saved, quota.Usage(*usage))
+        objects, dedupe_saved, transcribed_today, *usage = row
+        return Totals(objects, dedupe_saved, transcribed_today, quota.Usage(*usage))
 
     # -- rooms ---------------------------------------------------------------------------------------------------
 

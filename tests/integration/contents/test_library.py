@@ -6,6 +6,7 @@ from typing import Any, LiteralString
 import pytest
 
 from media_core.auth.tokens import Claims
+from media_core.contents import quota
 from media_core.contents.quota import Usage
 from media_core.database import Database, Transaction
 from media_core.errors import Refused, Unavailable
@@ -201,6 +202,18 @@ async def test_totals_tell_what_dedupe_saved(uploads: Uploads, library: Library)
         await upload(uploads, b"x" * 1000, caller=caller)
     totals = await library.totals()
     assert (totals.objects, totals.usage.items, totals.dedupe_saved, totals.usage.stored) == (1, 3, 2000, 1000)
+
+
+async def test_totals_tell_how_much_was_transcribed_today(library: Library, database: Database) -> None:
+    assert (await library.totals()).transcribed_today == 0
+    async with database.transaction() as tx:
+        for seconds in (60, 40):
+            job_id = await enqueue(tx, "transcribe", {"sha256": "0" * 64})
+            await quota.charge_transcription(tx, job_id, seconds, 1000)
+    assert (await library.totals()).transcribed_today == 100
+    async with database.transaction() as tx:
+        await tx.execute("UPDATE transcription_day SET day = day - 1")
+    assert (await library.totals()).transcribed_today == 0
 
 
 class Died(Exception):

@@ -204,6 +204,7 @@ async def test_a_recording_over_the_limits_is_refused_before_a_worker_sees_it(
         assert "5 seconds are left, and this recording has 6. The count starts anew at 00:00 UTC" in body["detail"]
         assert 0 < int(answer.headers["Retry-After"]) <= 24 * 3600
         assert await left(api) == before
+        assert (await client.get("/v1/usage")).json()["data"]["transcribed_seconds_today"] == 0
         await api.apply(replace(GENEROUS, max_transcription_seconds_per_day=0))
         answer = await client.post("/v1/transcribe", files={"file": ("a.wav", speech(1))})
         body = problem(answer, 429, "transcription_limit_exceeded")
