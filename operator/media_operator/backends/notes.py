@@ -39,7 +39,8 @@ WHERE {LOST} HAVING count(*) > 0
 _HAS_WEBHOOKS: Final = "SELECT to_regclass('webhook') IS NOT NULL"
 _WEBHOOKS: Final = f"""
 SELECT webhook_id, left(host, 253) AS host, CASE WHEN failures >= {RESTS_AFTER} THEN failing_since END AS failing_since,
-    left(webhook.error, 200) AS error, given_up.count, left(given_up.error, 200) AS given_up_error
+    left(webhook.error, 200) AS error, given_up.count, left(given_up.error, 200) AS given_up_error,
+    CASE WHEN failures >= {RESTS_AFTER} THEN retry_at END AS next_attempt
 FROM webhook, LATERAL (
     SELECT count(*) AS count, (array_agg(these.error ORDER BY dead_at DESC))[1] AS error FROM (
         SELECT error, dead_at FROM webhook_delivery

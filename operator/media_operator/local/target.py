@@ -8,13 +8,16 @@ from dataclasses import dataclass, replace
 
 from media_core.auth import tokens
 from media_core.errors import Unavailable
+from media_core.events.webhooks import webhook_id
 from media_core.policy import Policy
 from media_core.store.folder import FolderStore
 from media_core.upkeep import births
 from media_operator.backends import notes
 from media_operator.backends.databases import read_policy
 from media_operator.local.machine import Machine
+from media_operator.local.manifest import short
 from media_operator.local.postgres import PostgresFailed
+from media_operator.local.site import Site
 from media_operator.plan import steps
 from media_operator.plan.observed import (
     Api,
@@ -24,6 +27,7 @@ from media_operator.plan.observed import (
     ObservedState,
     SigningKeys,
     Unreachable,
+    WebhookNote,
     Workers,
 )
 from media_operator.plan.steps import StepFailed
@@ -86,7 +90,7 @@ class LocalTarget:
             if facts.revision not in facts.known_revisions:
                 return facts, None, Notes()
             async with databases.within(schema) as tx:
-                return facts, await read_policy(tx), await notes.read(tx)
+                return facts, await read_policy(tx), in_files(await notes.read(tx), self.tenant, self.machine.site)
         except (Unavailable, PostgresFailed) as error:
             away = Unreachable(error.detail if isinstance(error, Unavailable) else str(error))
             return away, away, away
@@ -139,3 +143,16 @@ class LocalTarget:
                 await machine.run_api(tenant, shape)
             case steps.ShapeWorkers(shape):
                 await machine.shape_workers(tenant, shape)
+
+
+def in_files(said: Notes, tenant: MediaTenant, site: Site) -> Notes:
+    """The api names a webhook's secret as the Secret and key of a cluster. Here it is a file."""
+    refs = {webhook_id(each.url): each.secret_ref for each in tenant.spec.webhooks}
+
+    def named(note: WebhookNote) -> WebhookNote:
+        if (ref := refs.get(note.webhook_id)) is None or note.error is None:
+            return note
+        path = short(site.webhook_secrets(tenant) / ref.name / ref.key)
+        return replace(note, error=note.error.replace(f"{ref.name}/{ref.key}", str(path)))
+
+    return replace(said, webhooks=tuple(map(named, said.webhooks)))

@@ -142,6 +142,8 @@ class WebhookNote:
     """Events that were given up and are still kept; counted up to a bound."""
     given_up_error: str | None
     """Why the last of them was not taken."""
+    next_attempt: datetime | None = None
+    """Where it takes nothing: when it is tried again."""
 
 
 @dataclass(frozen=True)

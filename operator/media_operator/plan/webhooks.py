@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC
+from datetime import UTC, datetime
 
 from media_core.events.webhooks import webhook_id
 from media_operator.plan.finding import Context, Finding
@@ -34,8 +34,13 @@ def _given_up(seen: WebhookNote) -> str:
 
 def _failing(seen: list[WebhookNote]) -> list[str]:
     return [
-        f"{each.host} has taken no event since {each.failing_since.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}: "
-        f"{each.error or 'unknown'}; each event is tried for three days"
+        f"{each.host} has taken no event since {_time(each.failing_since)}: {each.error or 'unknown'}; "
+        + (f"next attempt: {_time(each.next_attempt)}; " if each.next_attempt is not None else "")
+        + "each event is tried for three days"
         for each in seen
         if each.failing_since is not None
     ]
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -1047,12 +1047,16 @@ async def test_how_webhooks_stand_is_read(databases: Databases, schema: str) -> 
         ("a.example", True, "answered 503"),
         ("b.example", False, "answered 500"),
     ]
+    assert found[0].failing_since is not None
+    assert found[0].next_attempt == found[0].failing_since + timedelta(minutes=5)
+    assert found[1].next_attempt is None
     assert [(each.given_up, each.given_up_error) for each in found] == [(0, None), (2, "answered 400")]
 
 
 WEBHOOKS = """
-INSERT INTO webhook (webhook_id, host, position, failures, failing_since, error) VALUES
-    ('a', 'a.example', 0, 9, now(), 'answered 503'), ('b', 'b.example', 0, 1, now(), 'answered 500');
+INSERT INTO webhook (webhook_id, host, position, failures, failing_since, retry_at, error) VALUES
+    ('a', 'a.example', 0, 9, now(), now() + interval '5 minutes', 'answered 503'),
+    ('b', 'b.example', 0, 1, now(), now(), 'answered 500');
 INSERT INTO webhook_delivery (webhook_id, position, media_id, attempts, due_at, dead_at, error) VALUES
     ('b', 1, 'med-1', 9, NULL, now() - interval '1 hour', 'answered 404'),
     ('b', 2, 'med-2', 9, NULL, now(), 'answered 400'), ('b', 3, 'med-3', 1, now(), NULL, 'answered 500');

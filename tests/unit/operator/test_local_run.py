@@ -1,12 +1,16 @@
 """What `make run` says to the person at the terminal."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from media_core.events.webhooks import webhook_id
 from media_operator.local.machine import only_eicar
 from media_operator.local.run import missing_model, missing_secrets, news
 from media_operator.local.site import Site
+from media_operator.local.target import in_files
+from media_operator.plan.observed import Notes, WebhookNote
 from media_operator.tenant.spec import MediaTenant
 from media_operator.tenant.status import Condition
 
@@ -62,15 +66,31 @@ def test_a_scanner_without_official_signatures_is_told_with_the_log_and_the_sett
     assert f"{log} says why; MEDIA_SIGNATURES_MIRROR names the place" in said
 
 
-def test_the_file_of_a_webhooks_secret_is_named_until_it_is_there(tmp_path: Path) -> None:
-    tenant = MediaTenant.read(
+HOOK = "https://app.example/hooks?key=hush"
+
+
+def with_a_webhook() -> MediaTenant:
+    return MediaTenant.read(
         {
             "apiVersion": "media.scaiwave.io/v1alpha1",
             "kind": "MediaTenant",
             "metadata": {"name": "acme"},
-            "spec": {"webhooks": [{"url": "https://app.example/hooks?key=hush", "secretRef": {"name": "app-hook"}}]},
+            "spec": {"webhooks": [{"url": HOOK, "secretRef": {"name": "app-hook"}}]},
         }
     )
+
+
+def test_a_condition_names_the_file_that_a_webhooks_secret_is_here(tmp_path: Path) -> None:
+    note = WebhookNote(webhook_id(HOOK), "app.example", None, "its secret app-hook/secret is not there", 0, None)
+    of_before = replace(note, webhook_id="of a spec of before")
+    site = Site(tmp_path, "127.0.0.1", 8080, 8081)
+    now, before = in_files(Notes(webhooks=(note, of_before)), with_a_webhook(), site).webhooks
+    assert now.error == f"its secret {tmp_path}/acme/webhooks/app-hook/secret is not there"
+    assert before == of_before
+
+
+def test_the_file_of_a_webhooks_secret_is_named_until_it_is_there(tmp_path: Path) -> None:
+    tenant = with_a_webhook()
     site = Site(tmp_path, "127.0.0.1", 8080, 8081)
     secret = tmp_path / "acme" / "webhooks" / "app-hook" / "secret"
     (line,) = missing_secrets(tenant, site)

@@ -908,6 +908,12 @@ CALM = WebhookNote(webhook_id(str(HOOK["url"])), "hooks.example", None, None, 0,
             "hooks.example has taken no event since 2026-11-24T00:00:00Z: answered 503; each event is tried for three",
         ),
         (
+            replace(CALM, failing_since=NOW, error="answered 503", next_attempt=NOW + timedelta(minutes=4)),
+            "False",
+            "WebhookFailing",
+            ": answered 503; next attempt: 2026-11-24T00:04:00Z; each event is tried for three days",
+        ),
+        (
             replace(CALM, given_up=7, given_up_error="answered 400"),
             "False",
             "EventsGivenUp",
