@@ -240,6 +240,36 @@ What values.schema.json could only refuse without words. Of a name that a schema
 {{- fail "s3.kmsKeyId needs s3.encryption to be aws:kms" }}
 {{- end }}
 {{- end }}
+{{- $name := "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?" -}}
+{{- range $where := list "nodeSelector" "labels" "apiPodLabels" "workerPodLabels" }}
+{{- range $key, $value := get $.Values.tenants $where | default dict }}
+{{- if not (regexMatch (printf "^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?%s$" $name) $key) }}
+{{- fail (printf "tenants.%s: %q is no key of a label: it has up to 63 letters, digits, '-', '_' or '.', and begins and ends with a letter or digit; a DNS name and '/' may stand before it, such as example.org/team" $where $key) }}
+{{- end }}
+{{- if not (regexMatch (printf "^(%s)?$" $name) $value) }}
+{{- fail (printf "tenants.%s: %q, the value of %s, is no value of a label: it has up to 63 letters, digits, '-', '_' or '.', and begins and ends with a letter or digit" $where $value $key) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- range .Values.tenants.webhookAllowNetworks }}
+{{- if not (regexMatch "^([0-9.]+(/0*([0-9]|[12][0-9]|3[0-2]))?|[0-9a-fA-F.]*:[0-9a-fA-F.:]*(/0*([0-9]|[1-9][0-9]|1[01][0-9]|12[0-8]))?)$" .) }}
+{{- fail (printf "tenants.webhookAllowNetworks: %q is no network: write an address and how many of its first bits count (at most 32 of IPv4, 128 of IPv6), such as 10.20.0.0/16 or fd00::/8" .) }}
+{{- end }}
+{{- end }}
+{{- with .Values.tenants }}
+{{- if not (regexMatch "^([^/\\s]+/[^/\\s]+)?$" (.gateway | default "")) }}
+{{- fail (printf "tenants.gateway: %q must be namespace and name of a Gateway, such as gateways/public" .gateway) }}
+{{- end }}
+{{- if not (regexMatch "^([0-9]{1,5}(h|m|s|ms)){0,4}$" (.gatewayRequestTimeout | default "")) }}
+{{- fail (printf "tenants.gatewayRequestTimeout: %q must be a time in h, m, s or ms, such as 10m or 1h30m" .gatewayRequestTimeout) }}
+{{- end }}
+{{- end }}
+{{- if not (regexMatch "^((\\[[0-9a-fA-F:.]+\\]|[^:/@\\s]+):[0-9]+)?$" (.Values.postgres.tenantAddress | default "")) }}
+{{- fail (printf "postgres.tenantAddress: %q must be host and port, such as pooler.databases:6432 or [fd00::5]:5432" .Values.postgres.tenantAddress) }}
+{{- end }}
+{{- if not (regexMatch "^(arn:[!-~]{16,})?$" (.Values.s3.roleArn | default "")) }}
+{{- fail (printf "s3.roleArn: %q must be the ARN of a role, such as arn:aws:iam::123456789012:role/media" .Values.s3.roleArn) }}
+{{- end }}
 {{- range $kind, $given := .Values.tenants.sweepResources }}
 {{- range $name := list "memory" "ephemeral-storage" }}
 {{- $amount := get ($given | default dict) $name | toString }}

@@ -367,11 +367,23 @@ def test_what_a_schema_has_no_words_for_is_refused_in_a_sentence(setting: str, w
 @pytest.mark.parametrize(
     ("setting", "named"),
     [
-        ('tenants.webhookAllowNetworks=["10.20.0.0/99"]', "/tenants/webhookAllowNetworks/0"),
-        ('tenants.webhookAllowNetworks=["fd00::/129"]', "/tenants/webhookAllowNetworks/0"),
+        ('tenants.webhookAllowNetworks=["10.20.0.0/99"]', 'tenants.webhookAllowNetworks: "10.20.0.0/99" is no network'),
+        ('tenants.webhookAllowNetworks=["fd00::/129"]', 'tenants.webhookAllowNetworks: "fd00::/129" is no network'),
+        ('tenants.webhookAllowNetworks=["all"]', "such as 10.20.0.0/16 or fd00::/8"),
         ('tenants.tolerations=[{"key":"gpu","effect":"NoSchdule"}]', "/tenants/tolerations/0/effect"),
-        ('tenants.labels={"BAD KEY":"x"}', "'/tenants/labels': additional properties 'BAD KEY' not allowed"),
-        ('tenants.nodeSelector={"pool":"a b"}', "/tenants/nodeSelector/pool"),
+        ('tenants.tolerations=[{"effect":"NoSchdule"}]', "value must be one of '', 'NoSchedule', 'PreferNoSchedule'"),
+        ('tenants.labels={"BAD KEY":"x"}', 'tenants.labels: "BAD KEY" is no key of a label: it has up to 63 letters'),
+        ('tenants.labels={"Example/team":"x"}', "a DNS name and '/' may stand before it"),
+        (
+            'tenants.nodeSelector={"pool":"a b"}',
+            'tenants.nodeSelector: "a b", the value of pool, is no value of a label',
+        ),
+        ('tenants.apiPodLabels={"pool":"-"}', 'tenants.apiPodLabels: "-", the value of pool,'),
+        ('tenants.workerPodLabels={"pool":"' + 64 * "a" + '"}', "tenants.workerPodLabels: "),
+        ('tenants.gateway="public"', 'tenants.gateway: "public" must be namespace and name of a Gateway'),
+        ('tenants.gatewayRequestTimeout="5 min"', "must be a time in h, m, s or ms"),
+        ('postgres.tenantAddress="pooler"', 'postgres.tenantAddress: "pooler" must be host and port'),
+        ('s3.roleArn="media"', 's3.roleArn: "media" must be the ARN of a role'),
         (
             'tenants.sweepResources={"limits":{"memory":"512m"}}',
             "tenants.sweepResources.limits.memory must be in bytes",
