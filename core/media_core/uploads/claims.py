@@ -147,8 +147,8 @@ class Claim:
             await shielded(self._let_go())
 
     async def renew(self) -> None:
-        """Moves the expiry forward, unless the request stalls."""
-        if self._working or time.monotonic() - self._touched < IDLE_SECONDS:
+        """Moves the expiry forward, unless the request stalls or needs the claim no more."""
+        if self.is_held and (self._working or time.monotonic() - self._touched < IDLE_SECONDS):
             with contextlib.suppress(Unavailable):
                 arguments = (CLAIM_LIFETIME, self.upload_id, self._token, self.received)
                 await self._database.call(_RENEW, arguments)

@@ -325,6 +325,16 @@ async def test_the_reservation_lives_as_long_as_the_upload(
     assert usage.reserved_bytes == 0
 
 
+async def test_a_request_whose_bytes_count_renews_its_claim_no_more(resumables: Resumables, database: Database) -> None:
+    made = await resumables.create(ALICE, FILE, 4 * MIB)
+    async with resumables.receiving(ALICE, made.upload_id, 0) as receiving:
+        await receiving.write(b"x")
+        await receiving.end()
+        await receiving._claim.renew()  # as a timer of its own does, at any moment
+    (row,) = await database.call("SELECT claimed_until <= now() AS is_free FROM upload", ())
+    assert row.is_free
+
+
 async def test_an_end_that_was_interrupted_is_taken_up_by_the_sweep(
     resumables: Resumables, library: Library, database: Database, folder_store: FolderStore
 ) -> None:
