@@ -26,8 +26,9 @@ _END_OF_QUOTED: Final = re.compile(r"\"\s*(?:;|$)")
 _EXTENDED: Final = re.compile(r"([\w.:-]+)'[^']*'(.+)")
 MOST_PIECES: Final = 100
 """Of a name in pieces (RFC 2231, 3)."""
-_ENCODED_WORDS: Final = re.compile(r"\s*(=\?[\w.:-]+\?[bq]\?[^?\s]*\?=\s*)+", re.IGNORECASE)
-_CHARSET_OF_WORD: Final = re.compile(r"=\?([\w.:-]+)\?(?=[bq]\?)", re.IGNORECASE)
+_ENCODED_WORDS: Final = re.compile(r"\s*(=\?[\w.:-]+(?:\*[\w-]*)?\?[bq]\?[^?\s]*\?=\s*)+", re.IGNORECASE)
+_CHARSET_OF_WORD: Final = re.compile(r"=\?([\w.:-]+)(?:\*[\w-]*)?\?(?=[bq]\?)", re.IGNORECASE)
+"""Behind it may stand a language (RFC 2231, 5)."""
 BY_AIOHTTP: Final = re.compile(r'"((?:[\w.~-]|%[0-9A-F]{2})+)"', re.ASCII)
 BY_NEEDLE: Final = re.compile(r'"((?:[\w.~!\'()*-]|%[0-9A-F]{2})+)"', re.ASCII)
 """The parameter `filename` as clients write it that percent-encode every name."""

@@ -226,6 +226,8 @@ async def test_an_empty_form_has_neither_file_nor_fields() -> None:
         (" a.txt ", "a.txt"),
         ("=?utf-8?B?w7xiZXIudHh0?=", "über.txt"),
         ("=?ISO-8859-1?Q?=FCber?= =?utf-8?B?LnR4dA==?=", "über.txt"),
+        ("=?utf-8*de-AT?Q?=C3=BCber.txt?=", "über.txt"),
+        ("=?*de?Q?a.txt?=", "=?*de?Q?a.txt?="),
         ("=?nonsense?B?w7xiZXIudHh0?=", "=?nonsense?B?w7xiZXIudHh0?="),
         ("1=?2.txt", "1=?2.txt"),
         ("evil\u202egnp.exe", "evilgnp.exe"),
@@ -289,7 +291,13 @@ async def test_a_name_is_what_its_parameter_says(sent: bytes, kept: str | None) 
     assert form.filename == (kept or "file")
 
 
-@pytest.mark.parametrize("name", ["filename*=martian-{}''a.txt", 'filename="=?martian-{}?q?a.txt?="'])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "filename*=martian-{}''a.txt",
+        *('filename="=?martian-{}?q?a.txt?="', 'filename="=?martian-{}*de?q?a.txt?="', 'filename="=?*{}?q?a.txt?="'),
+    ],
+)
 async def test_python_is_asked_for_no_character_set_that_it_does_not_have(name: str) -> None:
     """It would keep each such name for ever."""
     asked: list[str] = []
