@@ -133,19 +133,24 @@ class Kube:
         except NotFound:
             return None
 
-    async def list(self, kind: Kind, namespace: str | None = None, *, selector: str = "") -> tuple[Objects, str]:
-        """All objects, and the resourceVersion of the list. Without `namespace`: of all namespaces.
+    async def list(
+        self, kind: Kind, namespace: str | None = None, *, selector: str = "", fields: str = ""
+    ) -> tuple[Objects, str]:
+        """All objects, and the resourceVersion of the list. Without `namespace`: of all namespaces. `selector` is of
+        labels.
 
         The objects have apiVersion and kind, which the API leaves out in lists.
         """
         try:
-            return await self._list(kind, namespace, selector, PAGE)
+            return await self._list(kind, namespace, selector, fields, PAGE)
         except Expired:  # the pages took too long, so ask for all at once, as client-go does
-            return await self._list(kind, namespace, selector, None)
+            return await self._list(kind, namespace, selector, fields, None)
 
-    async def _list(self, kind: Kind, namespace: str | None, selector: str, limit: int | None) -> tuple[Objects, str]:
+    async def _list(
+        self, kind: Kind, namespace: str | None, selector: str, fields: str, limit: int | None
+    ) -> tuple[Objects, str]:
         found: Objects = []
-        query: Object = {"labelSelector": selector, "limit": limit}
+        query: Object = {"labelSelector": selector, "fieldSelector": fields, "limit": limit}
         while True:
             page = await self._send("GET", kind, namespace, "", query=query)
             found += [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in page.get("items") or []]

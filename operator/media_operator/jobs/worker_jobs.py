@@ -35,6 +35,9 @@ shorter than a Job's TTL, so that the failed Jobs that it counts still exist."""
 PLACE_SECONDS = 60.0
 """A Job whose pod has not started for so long no longer takes a slot of the cluster-wide limit."""
 
+MOST_CHARACTERS = 300
+"""Of an Event in a condition's message."""
+
 _log = structlog.stdlib.get_logger("media.jobs")
 
 
@@ -52,6 +55,21 @@ def _ending(job: Object) -> Object | None:
     return next(
         (each for each in conditions if each["type"] in ("Complete", "Failed") and each["status"] == "True"), None
     )
+
+
+async def refused_pod(kube: Kube, job: Object) -> str | None:
+    """Why the API server takes no pod of this Job: a LimitRange, a quota, Pod Security Admission, a webhook. None: not
+    known. Of all this a Job's status says nothing; the controller of Jobs writes an Event.
+    """
+    metadata = job["metadata"]
+    about = f"involvedObject.uid={metadata['uid']},reason=FailedCreate"
+    try:
+        events, _ = await kube.list(kinds.EVENT, metadata["namespace"], fields=about)
+    except KubeError:  # for instance, its role is of a version before
+        return None
+    newest = max(events, key=lambda event: event.get("lastTimestamp") or "", default={})
+    said = " ".join(str(newest.get("message") or "").split()).removeprefix("Error creating: ").partition(". ")[0]
+    return (said if len(said) <= MOST_CHARACTERS else said[: MOST_CHARACTERS - 1] + "…") or None
 
 
 class WorkerJobs:
@@ -190,7 +208,7 @@ class WorkerJobs:
                 found.append(metadata["name"])
         return tuple(sorted(found))
 
-    def unstarted(self, tenant: MediaTenant, kind: str) -> str:
+    async def unstarted(self, tenant: MediaTenant, kind: str) -> str:
         """Why no Job of this kind runs, if no pod says why."""
         job = next(
             job
@@ -200,7 +218,8 @@ class WorkerJobs:
         name = job["metadata"]["name"]
         if job.get("spec", {}).get("suspend"):
             return f"Job {name} is suspended: no queue has admitted it (Kueue)"
-        return f"Job {name} has no running pod: kubectl describe job {name} says why"
+        why = await refused_pod(self._kube, job) or f"kubectl describe job {name} says why"
+        return f"Job {name} has no running pod: {why}"
 
     def any_with_other_credentials(self, tenant: MediaTenant, credentials: Mapping[str, str]) -> bool:
         """Whether a Job may still use credentials that were replaced since it was made."""

@@ -224,7 +224,7 @@ class Observer:
         except KubeError:
             return refused
         said = {pod["metadata"]["labels"].get(kinds.WORK_LABEL): words for pod in found if (words := pods.trouble(pod))}
-        return refused | {kind: said.get(kind) or self._jobs.unstarted(tenant, kind) for kind in late}
+        return refused | {kind: said.get(kind) or await self._jobs.unstarted(tenant, kind) for kind in late}
 
 
 def _postgresql_is_away(error: Unavailable) -> Unreachable:

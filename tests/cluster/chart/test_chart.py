@@ -613,7 +613,7 @@ def needed() -> set[tuple[str, str, str, str]]:
     verbs |= {
         kinds.JOB: watched | {"create", "delete"},
         kinds.POD: {"get", "list"},
-        kinds.EVENT: {"create", "patch"},
+        kinds.EVENT: {"create", "list", "patch"},
         kinds.MEDIA_TENANT: watched | {"patch"},
         kinds.LEASE: {"list", "watch"},
     }

@@ -24,6 +24,7 @@ from media_operator.cluster.kube import (
     ServerUnavailable,
     Undeclared,
 )
+from media_operator.jobs.worker_jobs import refused_pod
 from tests.cluster.control_plane.api import PATIENCE, Api, seen
 from tests.cluster.control_plane.fault_proxy import FaultProxy
 from tests.cluster.control_plane.server import ControlPlane
@@ -311,3 +312,48 @@ async def test_a_rotated_service_account_token_is_read_again(
             await client.get(NAMESPACE, None, "kube-system")
         token.write_text(control_plane.token)
         assert await client.get(NAMESPACE, None, "kube-system") is not None
+
+
+# --- pods that the server refuses ------------------------------------------------------------------------------------
+
+TOO_LARGE: Object = {"limits": {"memory": "1Gi"}}
+
+
+@pytest.mark.parametrize(
+    ("hindrance", "words"),
+    [
+        (
+            {"kind": "LimitRange", "spec": {"limits": [{"type": "Container", "max": {"memory": "64Mi"}}]}},
+            "is forbidden: maximum memory usage per Container is 64Mi, but limit is 1Gi",
+        ),
+        ({"kind": "ResourceQuota", "spec": {"hard": {"pods": "0"}}}, "is forbidden: exceeded quota: hindrance"),
+        (None, 'is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false'),
+    ],
+)
+async def test_why_a_job_gets_no_pod_is_read_from_its_events(
+    client: Kube, api: Api, namespace: str, hindrance: Object | None, words: str
+) -> None:
+    if hindrance is None:
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        await api.patch(NAMESPACE.path(None, namespace), {"metadata": {"labels": labels}})
+    else:
+        path = f"/api/v1/namespaces/{namespace}/{hindrance['kind'].lower()}s"
+        await api.create(path, {"metadata": {"name": "hindrance"}, **hindrance})
+        if hindrance["kind"] == "ResourceQuota":
+            await seen(api, f"{path}/hindrance", lambda quota: "hard" in quota.get("status", {}))
+    container = {"name": "work", "image": "localhost/none:1", "resources": TOO_LARGE}
+    template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+    job = {"metadata": {"name": "one"}, "spec": {"template": template}}
+    made = await api.create(kinds.JOB.path(namespace), job)
+    async with asyncio.timeout(PATIENCE):
+        async for event in api.watch(kinds.EVENT.path(namespace), fieldSelector="reason=FailedCreate"):
+            assert event["object"]["involvedObject"]["uid"] == made["metadata"]["uid"]
+            break
+    why = await refused_pod(client, made) or ""
+    assert words in why
+    assert why.startswith('pods "one-')
+    assert "\n" not in why
+
+
+async def test_without_the_right_to_list_events_nothing_is_known_of_them(powerless: Kube, namespace: str) -> None:
+    assert await refused_pod(powerless, {"metadata": {"namespace": namespace, "uid": "u"}}) is None

@@ -36,6 +36,14 @@ class Api:
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.events: list[Object] | None = []
+        self.asked: list[tuple[Kind, str, str]] = []
+
+    async def list(self, kind: Kind, namespace: str, *, fields: str) -> tuple[list[Object], str]:
+        self.asked.append((kind, namespace, fields))
+        if self.events is None:
+            raise Forbidden("the operator's service account lacks the permission to list events")
+        return self.events, "1"
 
     async def create(self, kind: Kind, body: Object) -> Object:
         name = body["metadata"]["name"]
@@ -144,16 +152,40 @@ def test_jobs_that_a_tenant_made_itself_take_no_more_than_its_share_of_the_slots
     assert sum(running.unfinished.values()) == 80
 
 
-def test_a_kind_of_which_no_job_runs_is_late_whatever_keeps_it(jobs: WorkerJobs, cache: Cache) -> None:
+async def test_a_kind_of_which_no_job_runs_is_late_whatever_keeps_it(jobs: WorkerJobs, cache: Cache) -> None:
     suspended = job("queued", "transcribe", age=300)
     suspended["spec"]["suspend"] = True
     cache.see(kinds.JOB, None, suspended)  # no pod, and none active
     cache.see(kinds.JOB, None, job("pending", age=200, active=1, ready=0))
     late = jobs.starting(TENANT)
     assert (round(late["transcribe"], -1), round(late["scan"], -1)) == (300, 200)
-    assert "no queue has admitted it" in jobs.unstarted(TENANT, "transcribe")
+    assert "no queue has admitted it" in await jobs.unstarted(TENANT, "transcribe")
     cache.see(kinds.JOB, None, job("running", age=100, active=1, ready=1))
     assert "scan" not in jobs.starting(TENANT)
+
+
+REFUSED = 'Error creating: pods "one-4x2p" is forbidden: maximum memory usage per Container is 64Mi, but limit is 1Gi'
+
+
+@pytest.mark.parametrize(
+    ("events", "words"),
+    [
+        ([("2026-11-24T00:00:00Z", "exceeded quota: few"), ("2026-11-24T00:01:00Z", REFUSED)], REFUSED[16:]),
+        ([("2026-11-24T00:01:00Z", "exceeded\nquota: few. Ask the owners of the cluster")], "exceeded quota: few"),
+        ([("2026-11-24T00:01:00Z", "long " * 200)], ("long " * 60)[:299] + "…"),
+        ([(None, "no time")], "no time"),
+        ([], "kubectl describe job one says why"),
+        (None, "kubectl describe job one says why"),
+    ],
+)
+async def test_what_refuses_the_pods_of_a_job_is_told_in_one_sentence(
+    jobs: WorkerJobs, cache: Cache, api: Api, events: list[tuple[str | None, str]] | None, words: str
+) -> None:
+    """None: the operator may not list events."""
+    cache.see(kinds.JOB, None, job("one", age=300))
+    api.events = events and [{"lastTimestamp": when, "message": said} for when, said in events]
+    assert (await jobs.unstarted(TENANT, "scan")).endswith(words)
+    assert api.asked == [(kinds.EVENT, "team", "involvedObject.uid=uid-of-one,reason=FailedCreate")]
 
 
 def test_a_job_that_is_refused_is_said_until_one_is_taken(
