@@ -22,14 +22,13 @@ def usage(session: Session) -> None:
     if (most := limits.get("max_files")) is not None:  # an older api does not tell it
         files += f"; at most {most:,}"
     saved = facts["dedupe_saved_bytes"]
-    transcription = f"up to {render.span(limits['max_transcription_minutes_per_day'] * 60)} of audio a day"
-    if today := facts.get("transcribed_seconds_today"):  # an older api does not tell it
-        transcription += f"; {render.span(today)} today"
+    today = facts.get("transcribed_seconds_today")  # an older api does not tell it
     render.fields(
         {
             "files": files,
             "saved": f"{render.size(saved)} by storing the same bytes once" if saved else None,
             "one upload": f"up to {render.size(limits['max_upload_mb'] * 1024 * 1024)}",
-            "transcription": transcription,
+            "transcription": f"up to {render.span(limits['max_transcription_minutes_per_day'] * 60)} of audio a day",
+            "transcribed": f"{render.span(today)} of audio today" if today else None,
         }
     )

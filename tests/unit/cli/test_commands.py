@@ -249,13 +249,17 @@ def test_nobody_at_base_is_said_with_the_address_and_the_way_to_start_it(server:
 
 @pytest.mark.parametrize(
     ("today", "said"),
-    [({"transcribed_seconds_today": 720}, "; 12 min today"), ({"transcribed_seconds_today": 0}, ""), ({}, "")],
+    [
+        ({"transcribed_seconds_today": 720}, "transcribed\t12 min of audio today\n"),
+        ({"transcribed_seconds_today": 0}, ""),
+        ({}, ""),
+    ],
 )
 def test_usage_says_how_much_was_transcribed_today(server: Script, today: dict[str, int], said: str) -> None:
     limits = {"max_storage_mb": 1, "max_files": None, "max_upload_mb": 1, "max_transcription_minutes_per_day": 600}
     numbers = dict.fromkeys(("stored_bytes", "reserved_bytes", "objects", "files", "dedupe_saved_bytes"), 0)
     server.on("GET", "/v1/usage", data({"limits": limits, **numbers, **today}))
-    assert f"transcription\tup to 10 h of audio a day{said}\n" in mediactl(server, "usage").stdout
+    assert mediactl(server, "usage").stdout.endswith(f"transcription\tup to 10 h of audio a day\n{said}")
 
 
 def test_blanks_around_base_are_passed_over(server: Script) -> None:
