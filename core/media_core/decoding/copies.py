@@ -62,6 +62,8 @@ def past(file: IO[bytes]) -> IO[bytes]:
             break
         at = found.following
         found = tiff.directory(file, at) if at else None
+    else:  # they may follow each other in a circle
+        return file
     if found is None or at == 0 or tiff.number(file, found, _COLOURS, 0) in _OF_A_SENSOR:
         return file
     offset = struct.pack(found.order + found.word, at)

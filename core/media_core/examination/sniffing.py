@@ -334,8 +334,8 @@ def sniff(head: bytes, filename: str | None = None, claimed: str | None = None) 
         found = "text/plain"  # "The moov atom ..."
     elif not is_text and found == UNKNOWN and _PDF in head[:PDF_WITHIN]:
         return "application/pdf"
-    elif found == UNKNOWN and (unmarked or (is_text and head)):
-        found = "text/plain"  # libmagic looks at no single letter
+    elif found == UNKNOWN and (unmarked or (is_text and len(head) > 1)):
+        found = "text/plain"
     if found.startswith("image/") and (raw := _raw_photo(head, extension, (claimed or "").lower())):
         return raw
     if found in _NAMED:

@@ -625,6 +625,17 @@ async def test_before_a_tiffs_picture_may_stand_a_copy_or_a_mask_of_it(
     assert_quadrants(shown(thumbnail))
 
 
+async def test_of_a_tiff_whose_copies_follow_each_other_in_a_circle_one_is_shown(decoding_pool: DecodingPool) -> None:
+    file = io.BytesIO()
+    media.quadrants(60, 40).save(file, "TIFF", tiffinfo={254: 1})
+    data = bytearray(file.getvalue())
+    at = int.from_bytes(data[4:8], "little")
+    end = at + 2 + 12 * int.from_bytes(data[at : at + 2], "little")
+    data[end : end + 4] = data[4:8]
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(bytes(data)), "image/tiff")
+    assert_quadrants(shown(thumbnail))
+
+
 @pytest.mark.parametrize("packing", ["raw", "tiff_lzw", "tiff_adobe_deflate", "zstd"])
 async def test_a_map_may_leave_out_what_is_empty(decoding_pool: DecodingPool, packing: str) -> None:
     picture = media.quadrants(240, 160)
