@@ -231,8 +231,8 @@ def _cut(name: str, most: int) -> str:
 
 
 def _lock(file: BinaryIO) -> None:
-    """Locks it until it is closed. Raises OSError if another process has it. Each system has a module of its own."""
-    if sys.platform == "win32":
+    """Locks the file until it is closed. Raises OSError if another process has locked it."""
+    if sys.platform == "win32":  # which has no fcntl
         import msvcrt
 
         file.seek(0)

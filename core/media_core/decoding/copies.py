@@ -30,7 +30,7 @@ _OF_A_SENSOR = (32803, 34892)
 """Colours of a raw photo, whose copy is its picture (TIFF/EP, 5.2; DNG)."""
 _PACKING = 259
 _DECODED: Final = frozenset((1, 5, 7, 8, 32_773, 32_946, 34_925, 50_000))
-"""Ways of packing of which copies are shown. Those of slides in JPEG 2000 are often in JPEG."""
+"""Ways of packing in which a copy can be shown. A slide in JPEG 2000 often has copies in JPEG."""
 _OF_A_SCANNER = 65420
 """A tag of Hamamatsu's slide scanners (NDPI). Their levels are strips, and do not say that they are copies."""
 _PARTS = (tiff.STRIPS, tiff.TILES)

@@ -17,6 +17,7 @@ import codecs
 import io
 import math
 import struct
+from contextlib import suppress
 from fractions import Fraction
 from typing import IO, Any, Literal
 
@@ -405,12 +406,9 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
     Raises as `_loaded_whole`.
     """
     if (picture_itself := copies.past(file)) is not file:
-        try:
+        with suppress(CannotDecode, *damage.ERRORS):
             return _loaded(picture_itself, max_side)
-        except (CannotDecode, *damage.ERRORS):  # the copy before it, then
-            facts, _ = inspect_image(file)
-            image, _ = _loaded_whole(file, max_side)
-            return image, (facts["width"], facts["height"])
+        return _in_its_place(file, file, max_side)  # the copy before it, which a decoder finds first
     try:
         if (stored := strips.stored_in(file)) is None:
             return _loaded_whole(file, max_side)
@@ -424,6 +422,11 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
     except damage.ERRORS:
         if (copy := copies.in_another_form(file)) is None:
             raise
+    return _in_its_place(copy, file, max_side)
+
+
+def _in_its_place(copy: IO[bytes], file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int]]:
+    """The pixels of `copy`, and the sides of the picture of `file`."""
     facts, _ = inspect_image(file)
     image, _ = _loaded_whole(copy, max_side)
     return image, _upright((facts["width"], facts["height"]), _orientation(image))

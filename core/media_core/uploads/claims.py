@@ -167,7 +167,7 @@ class Claim:
         self.length = length
 
     async def begin_end(self, *, final: str | None = None) -> None:
-        """From now on nobody adds to the upload; the sweep ends it if this process does not. Raises as `keep`.
+        """From now on nobody adds to the upload. If this process does not end it, the sweep does. Raises as `keep`.
 
         `final`: the upload that has its bytes by now. Where a failover has lost that one, Refused `upload_locked`, too.
         """

@@ -104,7 +104,7 @@ def of_imx(lines: int, picture: Image.Image) -> bytes:
 
 
 def of_video_cd() -> bytes:
-    """A file as Windows copies it from a Video CD: sectors of 2,352 bytes, of which 2,324 are the film's."""
+    """A track as Windows copies it from a Video CD. Each sector has 2,352 bytes; 2,324 of them are the film's."""
     data = media.tracks(("mp2", PITCHES), container="vcd", rate=44_100, picture="mpeg1video")
     sectors = (bytes(24) + data[at : at + 2_324].ljust(2_324, b"\0") + bytes(4) for at in range(0, len(data), 2_324))
     body = b"".join(sectors)

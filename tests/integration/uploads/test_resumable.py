@@ -68,7 +68,7 @@ async def staged(store: FolderStore | S3Store) -> set[str]:
 
 @pytest.fixture
 def pieces_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder without locks, in which each request makes a piece of its own."""
+    """Takes the locks of the folder away, so that each request makes a piece of its own."""
     monkeypatch.setattr(folder_pieces, "_lock", lambda _: False)
 
 
@@ -330,7 +330,7 @@ async def test_a_request_whose_bytes_count_renews_its_claim_no_more(resumables: 
     async with resumables.receiving(ALICE, made.upload_id, 0) as receiving:
         await receiving.write(b"x")
         await receiving.end()
-        await receiving._claim.renew()  # as a timer of its own does, at any moment
+        await receiving._claim.renew()  # a timer may do so at this moment
     (row,) = await database.call("SELECT claimed_until <= now() AS is_free FROM upload", ())
     assert row.is_free
 

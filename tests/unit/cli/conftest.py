@@ -1,4 +1,4 @@
-"""What every call of mediactl would make anew, though it is the same each time, is made once: that halves the time."""
+"""These tests make once what every call of mediactl makes anew. That halves their time."""
 
 import functools
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import typer
 
 @pytest.fixture(scope="package", autouse=True)
 def made_once() -> Iterator[None]:
-    """The tree of commands, and the certificate authorities, of which none is asked here."""
+    """The tree of commands and the list of certificate authorities are made once. No test uses an authority."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("typer.testing._get_command", functools.cache(typer.main.get_command))
         patch.setattr("httpx._transports.default.create_ssl_context", functools.cache(httpx.create_ssl_context))
